@@ -1,0 +1,1 @@
+//! Shows what happened: HTTP for metrics and health.

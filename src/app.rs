@@ -1,0 +1,1 @@
+//! Composition: builds every ring from a configuration and runs it.

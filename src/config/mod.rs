@@ -1,0 +1,215 @@
+//! The configuration: `raw` is what the file says, [`Config`] is what has been proved usable.
+//!
+//! Invariants:
+//! * Nothing outside this module sees a value that has not been checked.
+//! * A fault names file, path, value, rule and a hint; all faults of a file are reported at once.
+//! * Secrets are [`Secret`]s and print as `***`.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::core::policy::{ConsistencyPolicy, RoutingPolicy};
+
+/// A configuration that has been proved usable.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where clients connect.
+    pub listen: Vec<SocketAddr>,
+    /// Where `/metrics`, `/healthz` and `/readyz` are served.
+    pub http: Option<SocketAddr>,
+    /// How many worker threads relay.
+    pub workers: usize,
+    /// The clusters, in the order of the file.
+    pub clusters: Vec<Arc<ClusterConfig>>,
+    /// Who may connect, by name.
+    pub users: HashMap<String, Arc<UserConfig>>,
+    /// How clients prove who they are.
+    pub auth_method: AuthMethod,
+    /// Bounds on clients.
+    pub limits: ClientLimits,
+    /// How logs are written.
+    pub log: LogConfig,
+}
+
+/// One primary with its replicas.
+#[derive(Debug, Clone)]
+pub struct ClusterConfig {
+    /// The key under `clusters:`.
+    pub name: Arc<str>,
+    /// Which database names it serves.
+    pub databases: Vec<DatabasePattern>,
+    /// Its nodes; a node's index is its `NodeId`. Never empty, at most 64.
+    pub nodes: Vec<NodeConfig>,
+    /// How the nodes are measured.
+    pub monitor: MonitorConfig,
+    /// How server connections are pooled.
+    pub pool: PoolConfig,
+    /// The policies of users without overrides.
+    pub policies: Arc<Policies>,
+    /// The policies of users with overrides, by user name.
+    pub user_policies: HashMap<String, Arc<Policies>>,
+}
+
+impl ClusterConfig {
+    /// The policies in force for `user`.
+    pub fn policies_for(&self, user: &str) -> &Arc<Policies> {
+        self.user_policies.get(user).unwrap_or(&self.policies)
+    }
+}
+
+/// `routing` and `consistency` after all overrides.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policies {
+    /// `routing:`.
+    pub routing: RoutingPolicy,
+    /// `consistency:`.
+    pub consistency: ConsistencyPolicy,
+}
+
+/// An entry of `databases:`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DatabasePattern {
+    /// `"*"`: every name no other cluster lists.
+    AllOthers,
+    /// Exactly this name.
+    Name(String),
+}
+
+/// One server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// Its name in logs and metrics; unique in the cluster.
+    pub name: Arc<str>,
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Where it runs.
+    pub zone: Option<Arc<str>>,
+    /// Its share of the reads relative to other replicas; 0 takes no reads.
+    pub weight: u32,
+}
+
+/// How the nodes are measured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MonitorConfig {
+    /// The role; `pg_monitor` is enough.
+    pub user: String,
+    /// Its password.
+    pub password: Secret,
+    /// The database it connects to.
+    pub database: String,
+}
+
+/// How server connections are pooled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolConfig {
+    /// The most connections for one (node, database, user).
+    pub size: usize,
+    /// When a connection goes back to the pool.
+    pub mode: PoolMode,
+    /// An unused connection is closed after this time.
+    pub idle_timeout: Duration,
+    /// A connection older than this is closed when it comes back.
+    pub max_lifetime: Duration,
+    /// How long a client waits for a connection.
+    pub checkout_timeout: Duration,
+}
+
+/// `pool.mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PoolMode {
+    /// After every transaction.
+    Transaction,
+}
+
+/// One entry of `users:`.
+#[derive(Debug, Clone)]
+pub struct UserConfig {
+    /// The role name, for the client and for the nodes.
+    pub name: String,
+    /// What the client must know, and what pgweir logs in to the nodes with.
+    pub password: Secret,
+}
+
+/// `auth.method`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthMethod {
+    /// SCRAM-SHA-256.
+    ScramSha256,
+    /// MD5 challenge.
+    Md5,
+    /// The password itself.
+    Password,
+    /// Nothing is asked.
+    Trust,
+}
+
+/// `limits:`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientLimits {
+    /// The most clients at once.
+    pub max_clients: usize,
+    /// From accept to the end of authentication.
+    pub startup_timeout: Duration,
+    /// The longest message a client may send after authentication, in bytes.
+    pub max_message_bytes: u64,
+}
+
+/// `log:`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogConfig {
+    /// Text or JSON lines.
+    pub format: LogFormat,
+    /// The least severe level that is written.
+    pub level: LogLevel,
+}
+
+/// `log.format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One human-readable line an event.
+    Text,
+    /// One JSON object an event.
+    Json,
+}
+
+/// `log.level`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    /// A person must act.
+    Error,
+    /// Unexpected, served anyway.
+    Warn,
+    /// Life-cycle.
+    Info,
+    /// Per session.
+    Debug,
+    /// Per frame.
+    Trace,
+}
+
+/// A value that never reaches a log or an error.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps `value`.
+    pub fn new(value: impl Into<String>) -> Self {
+        Self(value.into())
+    }
+
+    /// The value itself; for authentication only.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}

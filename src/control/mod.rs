@@ -1,0 +1,1 @@
+//! Measures the nodes and publishes what was found.

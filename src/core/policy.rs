@@ -1,0 +1,75 @@
+//! What the configuration says about routing and consistency, in the core's own words.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::statement::Consistency;
+
+/// `routing:` of the configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RoutingPolicy {
+    /// A replica whose staleness is above this serves no reads.
+    pub max_staleness: Duration,
+    /// A replica that is further behind than this many WAL bytes serves no reads.
+    pub max_lag_bytes: u64,
+    /// How to choose among equal replicas.
+    pub balance: Balance,
+    /// The zone of this proxy: replicas of the same zone are preferred.
+    pub zone: Option<Arc<str>>,
+    /// Functions (`name` or `schema.name`) that are safe on a replica in spite of the catalog.
+    pub read_functions: Vec<String>,
+    /// Functions (`name` or `schema.name`) that must run on the primary in spite of the catalog.
+    pub write_functions: Vec<String>,
+    /// Relations (`name` or `schema.name`) that only the primary may serve.
+    pub primary_tables: Vec<String>,
+}
+
+/// `routing.balance`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Balance {
+    /// The replica with the fewest statements under way in proportion to its weight.
+    LeastLoaded,
+    /// In turn.
+    RoundRobin,
+    /// At random, in proportion to the weights.
+    Random,
+}
+
+/// `consistency:` of the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConsistencyPolicy {
+    /// The mode of a session that asks for none.
+    pub default: Consistency,
+    /// How a session's own writes are guarded.
+    pub read_after_write: ReadAfterWrite,
+    /// A bound for every read.
+    pub max_staleness: Option<Duration>,
+    /// How long a read may wait for a replica before the primary is used.
+    pub wait: Duration,
+    /// How long a read may wait at most when the primary may not be used.
+    pub max_wait: Duration,
+    /// What to do when no replica qualifies.
+    pub on_no_replica: OnNoReplica,
+}
+
+/// `consistency.read_after_write` with its window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadAfterWrite {
+    /// Until a replica is proved to have the write.
+    Position,
+    /// For a fixed time after the acknowledgement; never less than `routing.max_staleness`.
+    Window(Duration),
+}
+
+/// `consistency.on_no_replica`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnNoReplica {
+    /// The primary serves the read.
+    Primary,
+    /// The read waits up to `max_wait`, then fails.
+    Wait,
+    /// The read fails.
+    Error,
+    /// Any replica within `routing.max_staleness` serves the read, fresh enough or not.
+    Stale,
+}

@@ -1,0 +1,15 @@
+//! Every compile-time bound, with its unit and where the number comes from.
+
+/// The most databases of one cluster whose catalogs are loaded.
+pub const CATALOGS_PER_CLUSTER: usize = 256;
+
+/// Longest SQL text that is parsed, in bytes; longer texts go to the primary unread.
+pub const CLASSIFY_TEXT_BYTES: usize = 128 * 1024;
+
+/// A startup packet's largest length, in bytes (`MAX_STARTUP_PACKET_LENGTH`,
+/// `src/include/libpq/pqcomm.h`).
+pub const STARTUP_PACKET_BYTES: usize = 10_000;
+
+/// Longest message a client may send before it is authenticated, in bytes
+/// (`PG_MAX_AUTH_TOKEN_LENGTH`, `src/include/libpq/auth.h`).
+pub const AUTH_MESSAGE_BYTES: usize = 65_535;

@@ -1,0 +1,1 @@
+//! Bytes: frames, views of messages, expected replies.

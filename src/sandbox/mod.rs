@@ -1,0 +1,1 @@
+//! Throw-away clusters from the PostgreSQL binaries on this machine.

@@ -1,0 +1,197 @@
+//! What the control ring writes and the frontend ring reads of one cluster.
+//!
+//! The two rings never call each other; they meet in these values. The frontend asks for fresher
+//! samples through [`FreshnessDemand`] and reports DDL through [`DatabaseCatalog::invalidate`].
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use crate::core::catalog::Catalog;
+use crate::core::snapshot::RoutingSnapshot;
+use crate::limits::CATALOGS_PER_CLUSTER;
+use crate::published::Published;
+
+/// What is known of one cluster at this moment.
+#[derive(Debug)]
+pub struct ClusterWorld {
+    /// Roles, health and freshness of the nodes.
+    pub routing: Published<RoutingSnapshot>,
+    /// Who waits for how fresh a replica.
+    pub demand: FreshnessDemand,
+    /// Catalog knowledge by database.
+    pub catalogs: CatalogDirectory,
+}
+
+impl ClusterWorld {
+    /// A world in which nothing has been measured yet.
+    pub fn new(snapshot: RoutingSnapshot, now: Instant) -> Self {
+        Self {
+            routing: Published::new(snapshot),
+            demand: FreshnessDemand::new(now),
+            catalogs: CatalogDirectory::default(),
+        }
+    }
+}
+
+/// The freshest floor anybody waits for: written by sessions, read by the samplers.
+#[derive(Debug)]
+pub struct FreshnessDemand {
+    epoch: Instant,
+    /// Nanoseconds after `epoch`; grows only.
+    newest_floor_nanos: AtomicU64,
+    asked: Notify,
+}
+
+impl FreshnessDemand {
+    /// A demand that nobody has made yet.
+    pub fn new(epoch: Instant) -> Self {
+        Self { epoch, newest_floor_nanos: AtomicU64::new(0), asked: Notify::new() }
+    }
+
+    /// Asks the samplers for replicas that are fresh as of `floor`, and wakes them.
+    pub fn ask(&self, floor: Instant) {
+        let since = floor.saturating_duration_since(self.epoch);
+        let nanos = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
+        self.newest_floor_nanos.fetch_max(nanos, Ordering::AcqRel);
+        self.asked.notify_waiters();
+    }
+
+    /// The freshest floor asked for so far.
+    pub fn newest_floor(&self) -> Instant {
+        let nanos = self.newest_floor_nanos.load(Ordering::Acquire);
+        self.epoch.checked_add(Duration::from_nanos(nanos)).unwrap_or(self.epoch)
+    }
+
+    /// Resolves when somebody has asked for a floor later than `satisfied`.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn asked_beyond(&self, satisfied: Instant) -> Instant {
+        loop {
+            let mut asked = std::pin::pin!(self.asked.notified());
+            asked.as_mut().enable();
+            let newest = self.newest_floor();
+            if newest > satisfied {
+                return newest;
+            }
+            asked.await;
+        }
+    }
+}
+
+/// The catalogs of one cluster, by database name.
+#[derive(Debug, Default)]
+pub struct CatalogDirectory {
+    entries: Mutex<HashMap<Arc<str>, Arc<DatabaseCatalog>>>,
+    added: Notify,
+}
+
+impl CatalogDirectory {
+    /// The catalog of `database`; made (not yet loaded) at the first call. `None` when the cluster
+    /// has more databases than `CATALOGS_PER_CLUSTER`: reads of the others go to the primary.
+    pub fn of(&self, database: &str) -> Option<Arc<DatabaseCatalog>> {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = entries.get(database) {
+            return Some(Arc::clone(found));
+        }
+        if entries.len() >= CATALOGS_PER_CLUSTER {
+            return None;
+        }
+        let entry = Arc::new(DatabaseCatalog::default());
+        entries.insert(Arc::from(database), Arc::clone(&entry));
+        self.added.notify_waiters();
+        Some(entry)
+    }
+
+    /// Every catalog asked for so far.
+    pub fn all(&self) -> Vec<(Arc<str>, Arc<DatabaseCatalog>)> {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.iter().map(|(name, entry)| (Arc::clone(name), Arc::clone(entry))).collect()
+    }
+
+    /// Resolves when there are more than `known` catalogs.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn more_than(&self, known: usize) {
+        loop {
+            let mut added = std::pin::pin!(self.added.notified());
+            added.as_mut().enable();
+            if self.entries.lock().unwrap_or_else(PoisonError::into_inner).len() > known {
+                return;
+            }
+            added.await;
+        }
+    }
+}
+
+/// The catalog of one database with the DDL that was seen since it was loaded.
+#[derive(Debug)]
+pub struct DatabaseCatalog {
+    loaded: Published<Option<LoadedCatalog>>,
+    /// Grows with every DDL statement that pgweir has seen complete.
+    ddl_seen: AtomicU64,
+    invalidated: Notify,
+}
+
+#[derive(Debug)]
+struct LoadedCatalog {
+    /// `ddl_seen` before the load began.
+    as_of_ddl: u64,
+    catalog: Arc<Catalog>,
+}
+
+impl Default for DatabaseCatalog {
+    fn default() -> Self {
+        Self {
+            loaded: Published::new(None),
+            ddl_seen: AtomicU64::new(0),
+            invalidated: Notify::new(),
+        }
+    }
+}
+
+impl DatabaseCatalog {
+    /// The catalog, if it is loaded and no DDL was seen since the load began.
+    pub fn current(&self) -> Option<Arc<Catalog>> {
+        let loaded = self.loaded.load();
+        let loaded = loaded.as_ref().as_ref()?;
+        (loaded.as_of_ddl == self.ddl_seen.load(Ordering::Acquire))
+            .then(|| Arc::clone(&loaded.catalog))
+    }
+
+    /// Notes that DDL may have run: [`Self::current`] is `None` until the next load.
+    pub fn invalidate(&self) {
+        self.ddl_seen.fetch_add(1, Ordering::AcqRel);
+        self.invalidated.notify_waiters();
+    }
+
+    /// The mark to hand to [`Self::publish`]; taken before the load begins.
+    pub fn ddl_mark(&self) -> u64 {
+        self.ddl_seen.load(Ordering::Acquire)
+    }
+
+    /// Publishes what a load that began at `as_of_ddl` has found.
+    pub fn publish(&self, as_of_ddl: u64, catalog: Arc<Catalog>) {
+        self.loaded.store(Arc::new(Some(LoadedCatalog { as_of_ddl, catalog })));
+    }
+
+    /// Resolves when a load is due because of DDL, or because there never was one.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn load_due(&self) {
+        loop {
+            let mut invalidated = std::pin::pin!(self.invalidated.notified());
+            invalidated.as_mut().enable();
+            if self.current().is_none() {
+                return;
+            }
+            invalidated.await;
+        }
+    }
+}

@@ -13,4 +13,5 @@ pub mod metrics;
 pub mod protocol;
 pub mod published;
 pub mod sandbox;
+pub mod wire;
 pub mod world;

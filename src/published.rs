@@ -15,7 +15,10 @@ pub struct Published<T> {
 impl<T> Published<T> {
     /// Publishes the first value.
     pub fn new(value: T) -> Self {
-        Self { current: ArcSwap::from_pointee(value), changed: Notify::new() }
+        Self {
+            current: ArcSwap::from_pointee(value),
+            changed: Notify::new(),
+        }
     }
 
     /// The current value, borrowed cheaply; do not hold it across an await.

@@ -49,7 +49,11 @@ pub struct FreshnessDemand {
 impl FreshnessDemand {
     /// A demand that nobody has made yet.
     pub fn new(epoch: Instant) -> Self {
-        Self { epoch, newest_floor_nanos: AtomicU64::new(0), asked: Notify::new() }
+        Self {
+            epoch,
+            newest_floor_nanos: AtomicU64::new(0),
+            asked: Notify::new(),
+        }
     }
 
     /// Asks the samplers for replicas that are fresh as of `floor`, and wakes them.
@@ -63,7 +67,9 @@ impl FreshnessDemand {
     /// The freshest floor asked for so far.
     pub fn newest_floor(&self) -> Instant {
         let nanos = self.newest_floor_nanos.load(Ordering::Acquire);
-        self.epoch.checked_add(Duration::from_nanos(nanos)).unwrap_or(self.epoch)
+        self.epoch
+            .checked_add(Duration::from_nanos(nanos))
+            .unwrap_or(self.epoch)
     }
 
     /// Resolves when somebody has asked for a floor later than `satisfied`.
@@ -110,7 +116,10 @@ impl CatalogDirectory {
     /// Every catalog asked for so far.
     pub fn all(&self) -> Vec<(Arc<str>, Arc<DatabaseCatalog>)> {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.iter().map(|(name, entry)| (Arc::clone(name), Arc::clone(entry))).collect()
+        entries
+            .iter()
+            .map(|(name, entry)| (Arc::clone(name), Arc::clone(entry)))
+            .collect()
     }
 
     /// Resolves when there are more than `known` catalogs.
@@ -121,7 +130,13 @@ impl CatalogDirectory {
         loop {
             let mut added = std::pin::pin!(self.added.notified());
             added.as_mut().enable();
-            if self.entries.lock().unwrap_or_else(PoisonError::into_inner).len() > known {
+            if self
+                .entries
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .len()
+                > known
+            {
                 return;
             }
             added.await;
@@ -177,7 +192,8 @@ impl DatabaseCatalog {
 
     /// Publishes what a load that began at `as_of_ddl` has found.
     pub fn publish(&self, as_of_ddl: u64, catalog: Arc<Catalog>) {
-        self.loaded.store(Arc::new(Some(LoadedCatalog { as_of_ddl, catalog })));
+        self.loaded
+            .store(Arc::new(Some(LoadedCatalog { as_of_ddl, catalog })));
     }
 
     /// Resolves when a load is due because of DDL, or because there never was one.

@@ -53,7 +53,17 @@ mod tests {
         let lsn: Lsn = "16/B374D848".parse().unwrap();
         assert_eq!(lsn, Lsn(0x16_B374_D848));
         assert_eq!(lsn.to_string(), "16/B374D848");
-        for bad in ["", "/", "1", "1/", "/1", "1/123456789", "-1/0", "+1/0", "g/0"] {
+        for bad in [
+            "",
+            "/",
+            "1",
+            "1/",
+            "/1",
+            "1/123456789",
+            "-1/0",
+            "+1/0",
+            "g/0",
+        ] {
             assert_eq!(bad.parse::<Lsn>(), Err(InvalidLsn), "{bad}");
         }
     }

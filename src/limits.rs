@@ -1,5 +1,7 @@
 //! Every compile-time bound, with its unit and where the number comes from.
 
+use std::time::Duration;
+
 /// The most databases of one cluster whose catalogs are loaded.
 pub const CATALOGS_PER_CLUSTER: usize = 256;
 
@@ -13,3 +15,7 @@ pub const STARTUP_PACKET_BYTES: usize = 10_000;
 /// Longest message a client may send before it is authenticated, in bytes
 /// (`PG_MAX_AUTH_TOKEN_LENGTH`, `src/include/libpq/auth.h`).
 pub const AUTH_MESSAGE_BYTES: usize = 65_535;
+
+/// Age beyond which a measurement of a node counts as none: ten idle probe periods, so that a busy
+/// host does not take its replicas out of rotation, and less than a server needs to restart.
+pub const SAMPLE_EXPIRY: Duration = Duration::from_secs(1);

@@ -45,6 +45,10 @@ pub struct Incarnation {
     pub started_at_unix_micros: i64,
     /// The timeline the node was on.
     pub timeline: u32,
+    /// How many times the monitor had connected to the node. A backend that crashes makes a replica
+    /// recover again, from an older state, under the same start time; it also ends the monitor's
+    /// connection.
+    pub connection: u32,
 }
 
 /// Whether a replica may serve reads at all, before any session's floor is looked at.
@@ -91,6 +95,11 @@ pub enum ReplayLag {
         fresh_as_of: Instant,
         /// The replica's replay position when it was measured.
         replay: Lsn,
+        /// For how long at least, when it was measured, the replica had been missing a position of
+        /// the primary; zero when it had every position sampled by then.
+        behind: Duration,
+        /// When the replica was asked.
+        measured_at: Instant,
     },
 }
 

@@ -7,5 +7,9 @@
 //!
 //! Message formats: manual, "Message Formats" (protocol-message-formats.html).
 
+pub mod backend;
 pub mod frame;
+pub mod frontend;
 pub mod message;
+pub mod outstanding;
+pub mod replies;

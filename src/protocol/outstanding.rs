@@ -1,0 +1,190 @@
+//! The replies a node still owes, in order, and what is to become of each.
+//!
+//! Invariants:
+//! * Every message sent to a node that has a reply has one entry here, pushed when it was sent.
+//! * An error in the extended protocol removes everything up to the next Sync, as the node skips it
+//!   (manual, "Extended Query").
+//! * Replies that pgweir makes itself stand in the same queue, so that order is kept.
+
+use std::collections::VecDeque;
+
+/// What happens to a reply that arrives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disposition {
+    /// The client gets it.
+    Forward,
+    /// pgweir caused it; the client does not see it.
+    Discard,
+}
+
+/// One expected reply, or one that pgweir gives itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expected {
+    /// `ParseComplete` for the statement with this server-side number (`None`: the unnamed one).
+    Parsed(Disposition, Option<u64>),
+    /// `BindComplete`.
+    Bound,
+    /// `CloseComplete`.
+    Closed(Disposition),
+    /// The reply to Describe: optionally `ParameterDescription`, then `RowDescription` or `NoData`.
+    Described,
+    /// The reply to Execute, up to `CommandComplete`, `EmptyQueryResponse` or `PortalSuspended`.
+    Executed,
+    /// The `ReadyForQuery` of a Sync.
+    Synced,
+    /// All replies to a Query or `FunctionCall` message, up to its `ReadyForQuery`.
+    Query(Disposition),
+    /// These bytes go to the client when everything before them has been answered.
+    Synthesize(Box<[u8]>),
+}
+
+/// Whether the node is skipping messages after an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Normal,
+    /// An error was seen and no Sync has been sent since.
+    Skipping,
+}
+
+/// The queue of expected replies of one connection.
+#[derive(Debug)]
+pub struct OutstandingReplies {
+    queue: VecDeque<Expected>,
+    mode: Mode,
+}
+
+impl Default for OutstandingReplies {
+    fn default() -> Self {
+        Self {
+            queue: VecDeque::new(),
+            mode: Mode::Normal,
+        }
+    }
+}
+
+impl OutstandingReplies {
+    /// Notes that a message with this reply has been written.
+    pub fn push(&mut self, expected: Expected) {
+        match (self.mode, &expected) {
+            (Mode::Skipping, Expected::Synced | Expected::Query(_)) => {
+                self.mode = Mode::Normal;
+                self.queue.push_back(expected);
+            }
+            (Mode::Skipping, _) => {}
+            (Mode::Normal, _) => self.queue.push_back(expected),
+        }
+    }
+
+    /// Whether nothing is owed.
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// How many replies are owed.
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// The next reply.
+    pub fn head(&self) -> Option<&Expected> {
+        self.queue.front()
+    }
+
+    /// Removes the next reply.
+    pub fn pop(&mut self) -> Option<Expected> {
+        self.queue.pop_front()
+    }
+
+    /// Removes the bytes at the head that pgweir gives itself.
+    pub fn pop_synthesized(&mut self) -> Option<Box<[u8]>> {
+        match self.queue.pop_front() {
+            Some(Expected::Synthesize(bytes)) => Some(bytes),
+            Some(other) => {
+                self.queue.push_front(other);
+                None
+            }
+            None => None,
+        }
+    }
+
+    /// Whether the node is skipping messages until the client's next Sync.
+    pub fn is_skipping(&self) -> bool {
+        self.mode == Mode::Skipping
+    }
+
+    /// An error came in the extended protocol: removes what the node skips and calls `unparsed` for
+    /// every named statement whose Parse was not answered.
+    pub fn fail(&mut self, mut unparsed: impl FnMut(u64)) {
+        while let Some(head) = self.queue.front() {
+            match head {
+                Expected::Synced | Expected::Query(_) => return,
+                Expected::Parsed(_, Some(id)) => unparsed(*id),
+                Expected::Parsed(_, None)
+                | Expected::Bound
+                | Expected::Closed(_)
+                | Expected::Described
+                | Expected::Executed
+                | Expected::Synthesize(_) => {}
+            }
+            self.queue.pop_front();
+        }
+        self.mode = Mode::Skipping;
+    }
+
+    /// COPY IN has begun in the extended protocol: the node ignores the Syncs that were sent before
+    /// the data (`CopyGetData`, `src/backend/commands/copyfromparse.c`), so none of them is answered.
+    pub fn copy_in_began(&mut self) {
+        self.queue.retain(|expected| *expected != Expected::Synced);
+    }
+
+    /// Statement numbers whose Parse has been sent and not been answered.
+    pub fn is_parsing(&self, id: u64) -> bool {
+        self.queue
+            .iter()
+            .any(|expected| matches!(expected, Expected::Parsed(_, Some(other)) if *other == id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_skips_to_the_next_sync_and_no_further() {
+        let mut replies = OutstandingReplies::default();
+        replies.push(Expected::Parsed(Disposition::Forward, Some(7)));
+        replies.push(Expected::Bound);
+        replies.push(Expected::Executed);
+        replies.push(Expected::Synced);
+        replies.push(Expected::Parsed(Disposition::Forward, Some(8)));
+        let mut lost = Vec::new();
+        replies.fail(|id| lost.push(id));
+        assert_eq!(lost, [7]);
+        assert_eq!(replies.head(), Some(&Expected::Synced));
+        assert!(!replies.is_skipping());
+        assert!(replies.is_parsing(8));
+    }
+
+    #[test]
+    fn without_a_sync_later_messages_are_skipped_until_one_is_sent() {
+        let mut replies = OutstandingReplies::default();
+        replies.push(Expected::Executed);
+        replies.fail(|_| {});
+        assert!(replies.is_skipping() && replies.is_empty());
+        replies.push(Expected::Bound);
+        assert!(replies.is_empty());
+        replies.push(Expected::Synced);
+        replies.push(Expected::Bound);
+        assert_eq!(replies.len(), 2);
+    }
+
+    #[test]
+    fn own_replies_wait_for_their_turn() {
+        let mut replies = OutstandingReplies::default();
+        replies.push(Expected::Bound);
+        replies.push(Expected::Synthesize(b"x".as_slice().into()));
+        assert_eq!(replies.pop_synthesized(), None);
+        assert_eq!(replies.pop(), Some(Expected::Bound));
+        assert_eq!(replies.pop_synthesized().as_deref(), Some(&b"x"[..]));
+    }
+}

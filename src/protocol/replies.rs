@@ -1,0 +1,429 @@
+//! Walks over the bytes a node sends and says which of them the client gets.
+//!
+//! Pure: bytes in, spans and events out. It hops from header to header and looks inside a message
+//! only where routing needs it (`ReadyForQuery`, `ErrorResponse`, `CommandComplete`,
+//! `ParameterStatus`), so that a row costs a few instructions and a result is never held.
+
+use std::ops::Range;
+
+use super::backend::{ErrorView, SqlState, TransactionStatus, command_tag, parameter_status, tag};
+use super::frame::FrameHeader;
+use super::message::Malformed;
+use super::outstanding::{Disposition, Expected, OutstandingReplies};
+
+/// Longest message that is held until it is whole, in bytes; longer ones pass through unread.
+const WHOLE_MESSAGE_BYTES: usize = 16 * 1024;
+
+/// Bytes for the client, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Span {
+    /// A range of the scanned buffer.
+    Range(Range<usize>),
+    /// A reply of pgweir's own.
+    Own(Box<[u8]>),
+}
+
+/// What the replies to one segment amounted to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Outcome(u16);
+
+impl Outcome {
+    /// The node reported an error.
+    pub const ERROR: Self = Self(1);
+    /// `COMMIT` (also of a prepared transaction).
+    pub const COMMITTED: Self = Self(2);
+    /// `ROLLBACK`.
+    pub const ROLLED_BACK: Self = Self(4);
+    /// `DISCARD ALL`.
+    pub const DISCARDED_ALL: Self = Self(8);
+    /// `DEALLOCATE` or `DEALLOCATE ALL`.
+    pub const DEALLOCATED: Self = Self(16);
+    /// The node announced the end of the connection.
+    pub const FATAL: Self = Self(32);
+    /// An error in a query that pgweir sent for itself.
+    pub const OWN_QUERY_FAILED: Self = Self(64);
+    /// `PREPARE TRANSACTION`.
+    pub const PREPARED: Self = Self(128);
+
+    /// Adds `other`.
+    pub fn add(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+
+    /// Whether `other` is part of it.
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+/// Whether bytes may still be taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// Nothing has reached the client, and an error stops the scan.
+    UntilResult,
+    /// Everything is forwarded.
+    Released,
+    /// Everything is dropped (what is left of a statement that another node runs).
+    Discarding,
+}
+
+/// Why a scan stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// All bytes have been looked at, up to an incomplete message.
+    NeedMore,
+    /// With [`Hold::UntilResult`]: an error came before any result went out. The error has not been
+    /// consumed; scan again with another hold to go on.
+    HeldError(SqlState, ErrorKind),
+    /// The node waits for COPY data.
+    CopyIn,
+}
+
+/// What else the error says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The connection lives on.
+    Ordinary,
+    /// "... during recovery" in the message (SQLSTATE XX000 is used for it too).
+    DuringRecovery,
+    /// The connection ends.
+    Fatal,
+}
+
+/// The node broke the protocol, or answered something nobody asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a node sent an unexpected message of type {tag:#04x}")]
+pub struct UnexpectedReply {
+    /// The message type.
+    pub tag: u8,
+}
+
+/// The state of the walk over one connection's replies.
+#[derive(Debug)]
+pub struct ReplyScanner {
+    /// Bytes of the current message that are still to come, and what happens to them.
+    passing: usize,
+    passing_as: Disposition,
+    /// What the replies amounted to since [`Self::begin`].
+    pub outcome: Outcome,
+    /// The last `ReadyForQuery`.
+    pub status: TransactionStatus,
+    /// The SQLSTATE of the last error since [`Self::begin`].
+    pub last_error: Option<SqlState>,
+    /// Named statements whose Parse failed since [`Self::begin`].
+    pub unparsed: Vec<u64>,
+    /// Named statements that the node has confirmed since [`Self::begin`].
+    pub parsed: Vec<u64>,
+    has_result: ResultSeen,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ResultSeen {
+    No,
+    Yes,
+}
+
+impl Default for ReplyScanner {
+    fn default() -> Self {
+        Self {
+            passing: 0,
+            passing_as: Disposition::Forward,
+            outcome: Outcome::default(),
+            status: TransactionStatus::Idle,
+            last_error: None,
+            unparsed: Vec::new(),
+            parsed: Vec::new(),
+            has_result: ResultSeen::No,
+        }
+    }
+}
+
+impl ReplyScanner {
+    /// Forgets what earlier segments amounted to.
+    pub fn begin(&mut self) {
+        self.outcome = Outcome::default();
+        self.last_error = None;
+        self.unparsed.clear();
+        self.parsed.clear();
+        self.has_result = ResultSeen::No;
+    }
+
+    /// Whether a result (a row, a command's completion, COPY data) has been scanned since
+    /// [`Self::begin`].
+    pub fn has_result(&self) -> bool {
+        self.has_result == ResultSeen::Yes
+    }
+
+    /// Whether the walk stands between two messages.
+    pub fn is_between_messages(&self) -> bool {
+        self.passing == 0
+    }
+
+    /// Looks at `buffer[*at..]`, moves `at` behind what was looked at and appends to `spans`.
+    ///
+    /// # Errors
+    /// When the node breaks the protocol; the connection is then of no use.
+    pub fn scan(
+        &mut self,
+        buffer: &[u8],
+        at: &mut usize,
+        replies: &mut OutstandingReplies,
+        spans: &mut Vec<Span>,
+        hold: Hold,
+    ) -> Result<Stop, UnexpectedReply> {
+        loop {
+            while let Some(own) = replies.pop_synthesized() {
+                if hold != Hold::Discarding {
+                    spans.push(Span::Own(own));
+                }
+            }
+            let rest = buffer.get(*at..).unwrap_or_default();
+            if self.passing > 0 {
+                if rest.is_empty() {
+                    return Ok(Stop::NeedMore);
+                }
+                let count = self.passing.min(rest.len());
+                self.passing -= count;
+                emit(spans, *at..*at + count, self.passing_as);
+                *at += count;
+                continue;
+            }
+            let Some(header) =
+                FrameHeader::parse(rest, MAX_LENGTH).map_err(|_| UnexpectedReply {
+                    tag: rest.first().copied().unwrap_or(0),
+                })?
+            else {
+                return Ok(Stop::NeedMore);
+            };
+            if header.tag == tag::DATA_ROW || header.tag == tag::COPY_DATA {
+                self.has_result = ResultSeen::Yes;
+                self.pass(header, row_disposition(replies, hold, header.tag)?);
+                continue;
+            }
+            let whole = match whole_body(header, rest) {
+                Body::Incomplete => return Ok(Stop::NeedMore),
+                Body::Whole(body) => Some(body),
+                Body::Unread => None,
+            };
+            if let (tag::ERROR, Hold::UntilResult, Some(body)) = (header.tag, hold, whole)
+                && let Ok(error) = ErrorView::read(body)
+                && !matches!(replies.head(), Some(Expected::Query(Disposition::Discard)))
+            {
+                return Ok(Stop::HeldError(error.sqlstate, kind_of(&error)));
+            }
+            let disposition = self.account(header.tag, whole, replies)?;
+            let disposition = if hold == Hold::Discarding {
+                Disposition::Discard
+            } else {
+                disposition
+            };
+            self.pass(header, disposition);
+            if header.tag == tag::COPY_IN {
+                // The header's bytes are passed on before the caller sends data.
+                let rest = buffer.get(*at..).unwrap_or_default();
+                let count = self.passing.min(rest.len());
+                self.passing -= count;
+                emit(spans, *at..*at + count, self.passing_as);
+                *at += count;
+                return Ok(Stop::CopyIn);
+            }
+        }
+    }
+
+    fn pass(&mut self, header: FrameHeader, disposition: Disposition) {
+        self.passing = header.total();
+        self.passing_as = disposition;
+    }
+
+    /// Updates the queue for one message that is not a row.
+    fn account(
+        &mut self,
+        tag: u8,
+        body: Option<&[u8]>,
+        replies: &mut OutstandingReplies,
+    ) -> Result<Disposition, UnexpectedReply> {
+        let unexpected = UnexpectedReply { tag };
+        let head = replies.head();
+        let forward = Ok(Disposition::Forward);
+        match (tag, head) {
+            (tag::NOTICE | tag::NOTIFICATION, head) => Ok(asynchronous(head)),
+            (tag::PARAMETER_STATUS, head) => Ok(reported(asynchronous(head), body)),
+            (tag::ERROR, _) => Ok(self.error(body, replies)),
+            (tag::READY_FOR_QUERY, Some(Expected::Synced | Expected::Query(_))) => {
+                let status = body.and_then(|body| TransactionStatus::read(body).ok());
+                self.status = status.ok_or(unexpected)?;
+                self.has_result = ResultSeen::Yes;
+                Ok(popped(replies))
+            }
+            (_, Some(Expected::Query(Disposition::Discard))) => Ok(Disposition::Discard),
+            (tag::PARSE_COMPLETE, Some(Expected::Parsed(_, id))) => {
+                self.parsed.extend(*id);
+                Ok(popped(replies))
+            }
+            (tag::CLOSE_COMPLETE, Some(Expected::Closed(_)))
+            | (tag::BIND_COMPLETE, Some(Expected::Bound))
+            | (tag::ROW_DESCRIPTION | tag::NO_DATA, Some(Expected::Described)) => {
+                Ok(popped(replies))
+            }
+            (tag::PARAMETER_DESCRIPTION, Some(Expected::Described))
+            | (tag::ROW_DESCRIPTION, Some(Expected::Query(_))) => forward,
+            (
+                tag::COMMAND_COMPLETE | tag::EMPTY_QUERY | tag::PORTAL_SUSPENDED,
+                Some(Expected::Executed | Expected::Query(_)),
+            ) => {
+                self.completed(body);
+                if head == Some(&Expected::Executed) {
+                    replies.pop();
+                }
+                forward
+            }
+            (
+                tag::COPY_IN | tag::COPY_OUT | tag::COPY_DONE | tag::FUNCTION_RESULT,
+                Some(Expected::Executed | Expected::Query(_)),
+            ) => {
+                self.has_result = ResultSeen::Yes;
+                if tag == tag::COPY_IN {
+                    replies.copy_in_began();
+                }
+                forward
+            }
+            _ => Err(unexpected),
+        }
+    }
+
+    fn error(&mut self, body: Option<&[u8]>, replies: &mut OutstandingReplies) -> Disposition {
+        let view = body.and_then(|body| ErrorView::read(body).ok());
+        self.last_error = view.map(|view| view.sqlstate);
+        if view.is_some_and(|view| view.is_fatal()) {
+            self.outcome.add(Outcome::FATAL);
+        }
+        match replies.head() {
+            Some(Expected::Query(Disposition::Discard)) => {
+                self.outcome.add(Outcome::OWN_QUERY_FAILED);
+                Disposition::Discard
+            }
+            Some(Expected::Query(Disposition::Forward)) => {
+                self.outcome.add(Outcome::ERROR);
+                Disposition::Forward
+            }
+            _ => {
+                self.outcome.add(Outcome::ERROR);
+                let unparsed = &mut self.unparsed;
+                replies.fail(|id| unparsed.push(id));
+                Disposition::Forward
+            }
+        }
+    }
+
+    fn completed(&mut self, body: Option<&[u8]>) {
+        self.has_result = ResultSeen::Yes;
+        let Some(text) = body.and_then(|body| command_tag(body).ok()) else {
+            return;
+        };
+        let outcome = match text {
+            b"COMMIT" | b"COMMIT PREPARED" => Outcome::COMMITTED,
+            b"ROLLBACK" => Outcome::ROLLED_BACK,
+            b"DISCARD ALL" => Outcome::DISCARDED_ALL,
+            b"DEALLOCATE" | b"DEALLOCATE ALL" => Outcome::DEALLOCATED,
+            b"PREPARE TRANSACTION" => Outcome::PREPARED,
+            _ => return,
+        };
+        self.outcome.add(outcome);
+    }
+}
+
+/// A server message is below 1 GiB (`MaxAllocSize`, `src/include/utils/memutils.h`); a longer one
+/// is no message.
+const MAX_LENGTH: u32 = 0x4000_0000 + 64;
+
+enum Body<'a> {
+    Incomplete,
+    Whole(&'a [u8]),
+    Unread,
+}
+
+/// Whether the body is needed, and is there.
+fn whole_body<'a>(header: FrameHeader, rest: &'a [u8]) -> Body<'a> {
+    let needed = matches!(
+        header.tag,
+        tag::READY_FOR_QUERY | tag::ERROR | tag::COMMAND_COMPLETE | tag::PARAMETER_STATUS
+    );
+    if !needed || header.total() > WHOLE_MESSAGE_BYTES {
+        return Body::Unread;
+    }
+    rest.get(super::frame::HEADER_BYTES..header.total())
+        .map_or(Body::Incomplete, Body::Whole)
+}
+
+fn row_disposition(
+    replies: &OutstandingReplies,
+    hold: Hold,
+    tag: u8,
+) -> Result<Disposition, UnexpectedReply> {
+    match replies.head() {
+        _ if hold == Hold::Discarding => Ok(Disposition::Discard),
+        Some(Expected::Query(disposition)) => Ok(*disposition),
+        Some(Expected::Executed) => Ok(Disposition::Forward),
+        _ => Err(UnexpectedReply { tag }),
+    }
+}
+
+/// What is reported while pgweir's own query runs is not the client's.
+fn asynchronous(head: Option<&Expected>) -> Disposition {
+    match head {
+        Some(Expected::Query(disposition)) => *disposition,
+        _ => Disposition::Forward,
+    }
+}
+
+/// The client is told of one endpoint that is never in recovery.
+fn reported(disposition: Disposition, body: Option<&[u8]>) -> Disposition {
+    match body.and_then(|body| parameter_status(body).ok()) {
+        Some((b"in_hot_standby", _)) => Disposition::Discard,
+        _ => disposition,
+    }
+}
+
+fn popped(replies: &mut OutstandingReplies) -> Disposition {
+    match replies.pop() {
+        Some(
+            Expected::Parsed(disposition, _)
+            | Expected::Closed(disposition)
+            | Expected::Query(disposition),
+        ) => disposition,
+        _ => Disposition::Forward,
+    }
+}
+
+fn kind_of(error: &ErrorView<'_>) -> ErrorKind {
+    if error.is_fatal() {
+        ErrorKind::Fatal
+    } else if memchr::memmem::find(error.message, b"during recovery").is_some() {
+        ErrorKind::DuringRecovery
+    } else {
+        ErrorKind::Ordinary
+    }
+}
+
+fn emit(spans: &mut Vec<Span>, range: Range<usize>, disposition: Disposition) {
+    if disposition == Disposition::Discard || range.is_empty() {
+        return;
+    }
+    if let Some(Span::Range(last)) = spans.last_mut()
+        && last.end == range.start
+    {
+        last.end = range.end;
+        return;
+    }
+    spans.push(Span::Range(range));
+}
+
+/// The body of a message is not what its type says.
+impl From<Malformed> for UnexpectedReply {
+    fn from(_: Malformed) -> Self {
+        Self { tag: 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+use super::*;
+use crate::protocol::message::write_message;
+
+fn message(tag: u8, body: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_message(&mut out, tag, |out| out.extend_from_slice(body));
+    out
+}
+
+fn error(code: &str, text: &str) -> Vec<u8> {
+    message(
+        b'E',
+        format!("SERROR\0VERROR\0C{code}\0M{text}\0\0").as_bytes(),
+    )
+}
+
+/// Feeds `bytes` in chunks and returns what the client gets.
+fn relay(expected: Vec<Expected>, bytes: &[u8], chunk: usize) -> (Vec<u8>, ReplyScanner) {
+    let mut replies = OutstandingReplies::default();
+    expected.into_iter().for_each(|reply| replies.push(reply));
+    let mut scanner = ReplyScanner::default();
+    scanner.begin();
+    let (mut buffer, mut client) = (Vec::new(), Vec::new());
+    for part in bytes.chunks(chunk) {
+        buffer.extend_from_slice(part);
+        let (mut at, mut spans) = (0, Vec::new());
+        loop {
+            let stop = scanner
+                .scan(&buffer, &mut at, &mut replies, &mut spans, Hold::Released)
+                .unwrap();
+            if stop == Stop::NeedMore {
+                break;
+            }
+        }
+        for span in spans {
+            match span {
+                Span::Range(range) => client.extend_from_slice(&buffer[range]),
+                Span::Own(own) => client.extend_from_slice(&own),
+            }
+        }
+        buffer.drain(..at);
+    }
+    assert!(replies.is_empty(), "{replies:?}");
+    (client, scanner)
+}
+
+#[test]
+fn any_chunking_gives_the_client_the_same_bytes() {
+    let mut bytes = message(b'1', b"");
+    bytes.extend(message(b'1', b""));
+    bytes.extend(message(b'2', b""));
+    bytes.extend(message(b'S', b"in_hot_standby\0on\0"));
+    bytes.extend(message(b'T', b"\0\0"));
+    bytes.extend(message(b'D', &[7; 300]));
+    bytes.extend(message(b'C', b"SELECT 1\0"));
+    bytes.extend(message(b'Z', b"I"));
+    let expected = || {
+        vec![
+            Expected::Parsed(Disposition::Discard, Some(1)),
+            Expected::Synthesize(message(b'3', b"").into()),
+            Expected::Parsed(Disposition::Forward, Some(2)),
+            Expected::Bound,
+            Expected::Described,
+            Expected::Executed,
+            Expected::Synced,
+        ]
+    };
+    let (whole, scanner) = relay(expected(), &bytes, bytes.len());
+    assert_eq!(whole.first(), Some(&b'3'));
+    assert_eq!(scanner.parsed, [1, 2]);
+    assert!(memchr::memmem::find(&whole, b"in_hot_standby").is_none());
+    for chunk in 1..40 {
+        assert_eq!(
+            relay(expected(), &bytes, chunk).0,
+            whole,
+            "chunks of {chunk}"
+        );
+    }
+}
+
+#[test]
+fn an_error_skips_the_rest_of_the_pipeline() {
+    let mut bytes = error("22012", "division by zero");
+    bytes.extend(message(b'Z', b"I"));
+    let (client, scanner) = relay(
+        vec![
+            Expected::Parsed(Disposition::Forward, Some(4)),
+            Expected::Bound,
+            Expected::Synced,
+        ],
+        &bytes,
+        9,
+    );
+    assert_eq!(client, bytes);
+    assert_eq!(scanner.unparsed, [4]);
+    assert!(scanner.outcome.has(Outcome::ERROR));
+    assert_eq!(scanner.last_error, Some(SqlState(*b"22012")));
+}
+
+#[test]
+fn an_error_before_any_result_is_held() {
+    let mut bytes = message(b'T', b"\0\0");
+    bytes.extend(error(
+        "25006",
+        "cannot execute INSERT in a read-only transaction",
+    ));
+    let mut replies = OutstandingReplies::default();
+    replies.push(Expected::Query(Disposition::Forward));
+    let mut scanner = ReplyScanner::default();
+    let (mut at, mut spans) = (0, Vec::new());
+    let stop = scanner
+        .scan(&bytes, &mut at, &mut replies, &mut spans, Hold::UntilResult)
+        .unwrap();
+    assert_eq!(
+        stop,
+        Stop::HeldError(SqlState(*b"25006"), ErrorKind::Ordinary)
+    );
+    assert!(!scanner.has_result());
+    // Going on with another hold forwards it after all.
+    let stop = scanner
+        .scan(&bytes, &mut at, &mut replies, &mut spans, Hold::Released)
+        .unwrap();
+    assert_eq!(stop, Stop::NeedMore);
+    assert_eq!(spans, [Span::Range(0..bytes.len())]);
+}
+
+#[test]
+fn what_nobody_asked_for_ends_the_connection() {
+    for bytes in [
+        message(b'D', b""),
+        message(b'1', b""),
+        message(b'Z', b"I"),
+        message(b'?', b""),
+    ] {
+        let mut replies = OutstandingReplies::default();
+        let mut scanner = ReplyScanner::default();
+        let result = scanner.scan(
+            &bytes,
+            &mut 0,
+            &mut replies,
+            &mut Vec::new(),
+            Hold::Released,
+        );
+        assert!(result.is_err(), "{bytes:?}");
+    }
+    let mut replies = OutstandingReplies::default();
+    replies.push(Expected::Synced);
+    let lying = b"Z\0\0\0\x01I";
+    assert!(
+        ReplyScanner::default()
+            .scan(lying, &mut 0, &mut replies, &mut Vec::new(), Hold::Released)
+            .is_err()
+    );
+}
+
+#[test]
+fn a_query_of_our_own_stays_invisible() {
+    let mut bytes = message(b'C', b"SET\0");
+    bytes.extend(message(b'S', b"TimeZone\0UTC\0"));
+    bytes.extend(message(b'Z', b"I"));
+    bytes.extend(message(b'C', b"COMMIT\0"));
+    bytes.extend(message(b'Z', b"I"));
+    let (client, scanner) = relay(
+        vec![
+            Expected::Query(Disposition::Discard),
+            Expected::Query(Disposition::Forward),
+        ],
+        &bytes,
+        5,
+    );
+    assert_eq!(client.first(), Some(&b'C'));
+    assert_eq!(client.len(), 18);
+    assert!(scanner.outcome.has(Outcome::COMMITTED));
+}

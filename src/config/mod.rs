@@ -5,13 +5,81 @@
 //! * A fault names file, path, value, rule and a hint; all faults of a file are reported at once.
 //! * Secrets are [`Secret`]s and print as `***`.
 
+mod check;
+mod environment;
+mod errors;
+mod limits;
+mod raw;
+#[cfg(test)]
+mod tests;
+mod units;
+
 use std::collections::HashMap;
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::core::policy::{ConsistencyPolicy, RoutingPolicy};
+use limits::CONFIG_FILE_BYTES;
+
+pub use environment::{Environment, ProcessEnvironment};
+pub use errors::{ConfigErrors, Fault};
+
+/// Reads and proves the file at `path`; `${NAME}` in a value comes from `environment`.
+///
+/// # Errors
+/// Every fault of the file at once, or that it cannot be read.
+pub fn load(path: &Path, environment: &dyn Environment) -> Result<Config, ConfigErrors> {
+    let name = path.display().to_string();
+    match read_bounded(path) {
+        Ok(text) => parse(&text, &name, environment),
+        Err(error) => Err(ConfigErrors::unreadable(
+            &name,
+            format!("cannot be read: {error}"),
+        )),
+    }
+}
+
+fn read_bounded(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let file = File::open(path)?;
+    file.take(CONFIG_FILE_BYTES + 1).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Proves `text`; `file_name` is what faults name.
+///
+/// # Errors
+/// Every fault of the text at once.
+pub fn parse(
+    text: &str,
+    file_name: &str,
+    environment: &dyn Environment,
+) -> Result<Config, ConfigErrors> {
+    if u64::try_from(text.len()).is_ok_and(|bytes| bytes > CONFIG_FILE_BYTES) {
+        let rule = format!("is longer than {}", units::show_size(CONFIG_FILE_BYTES));
+        return Err(ConfigErrors::unreadable(file_name, rule));
+    }
+    let faults = raw::Faults::new(environment);
+    let tree = match raw::parse(text, &faults) {
+        Ok(tree) => tree,
+        Err(not_yaml) => return Err(ConfigErrors::not_yaml(file_name, not_yaml)),
+    };
+    let config = check::config(&raw::Field::root(&tree, &faults), &faults);
+    match (config, faults.report(file_name, text)) {
+        (Some(config), None) => Ok(config),
+        (_, Some(errors)) => Err(errors),
+        // Nothing is read in vain without a fault; if it were, the file would still be refused.
+        (None, None) => Err(ConfigErrors::unreadable(
+            file_name,
+            "is not a configuration".to_owned(),
+        )),
+    }
+}
 
 /// A configuration that has been proved usable.
 #[derive(Debug, Clone)]

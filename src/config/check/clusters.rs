@@ -1,0 +1,293 @@
+//! `clusters`.
+
+use std::collections::HashMap;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::policies::Layer;
+use super::users::{User, secret};
+use super::{ANY_TIME, count, only_disabled_tls};
+use crate::config::limits::{CLUSTERS, NAME_BYTES, NODES_PER_CLUSTER};
+use crate::config::raw::{Faults, Field, Misfit, Section};
+use crate::config::{
+    ClusterConfig, DatabasePattern, MonitorConfig, NodeConfig, PoolConfig, PoolMode, Secret,
+};
+
+/// The longest host name (RFC 1035, section 2.3.4), in bytes.
+const HOST_BYTES: usize = 255;
+
+/// `databases` and `nodes` of all clusters so far, to find what two of them claim.
+#[derive(Default)]
+struct Claimed {
+    databases: Vec<DatabasePattern>,
+}
+
+/// `clusters:`.
+pub(super) fn clusters(
+    field: &Field<'_>,
+    top: &Layer,
+    users: &[User],
+    faults: &Faults<'_>,
+) -> Vec<Arc<ClusterConfig>> {
+    let named = field.named();
+    if field.is_present() && named.is_empty() {
+        field.refuse(Misfit::new("names no cluster"));
+    }
+    if named.len() > CLUSTERS {
+        field.refuse(Misfit::new(format!("has more than {CLUSTERS} clusters")));
+    }
+    let mut claimed = Claimed::default();
+    let reader = Reader { top, users, faults };
+    named
+        .iter()
+        .filter_map(|(name, field)| reader.cluster(name, field, &mut claimed))
+        .map(Arc::new)
+        .collect()
+}
+
+/// What every cluster is read with.
+struct Reader<'a> {
+    top: &'a Layer,
+    users: &'a [User],
+    faults: &'a Faults<'a>,
+}
+
+impl Reader<'_> {
+    fn cluster(
+        &self,
+        name: &str,
+        field: &Field<'_>,
+        claimed: &mut Claimed,
+    ) -> Option<ClusterConfig> {
+        if !is_label(name) {
+            self.faults.note(field.path(), label_misfit());
+        }
+        let section = field.section()?;
+        let zone = label(&section.field("zone"));
+        let layer = Layer::read(&section).over(self.top);
+        let cluster = ClusterConfig {
+            name: Arc::from(name),
+            databases: databases(section.field("databases"), field, claimed),
+            nodes: nodes(section.field("nodes")),
+            monitor: monitor(&section.field("monitor"), self.users),
+            pool: pool(&section.field("pool")),
+            user_policies: self.user_policies(&layer, zone.as_ref()),
+            policies: Arc::new(layer.resolve(zone, self.faults)),
+        };
+        only_disabled_tls(&section.field("server_tls"), &["ca", "cert", "key"]);
+        section.field("discover").only("false");
+        section.finish();
+        Some(cluster)
+    }
+
+    fn user_policies(
+        &self,
+        cluster: &Layer,
+        zone: Option<&Arc<str>>,
+    ) -> HashMap<String, Arc<crate::config::Policies>> {
+        let overriding = self.users.iter().filter_map(|user| {
+            let layer = user.overrides.as_ref()?.over(cluster);
+            let policies = layer.resolve(zone.cloned(), self.faults);
+            Some((user.name.clone(), Arc::new(policies)))
+        });
+        overriding.collect()
+    }
+}
+
+fn databases(field: Field<'_>, cluster: &Field<'_>, claimed: &mut Claimed) -> Vec<DatabasePattern> {
+    if !field.is_present() {
+        let all = DatabasePattern::AllOthers;
+        if claimed.databases.contains(&all) {
+            cluster.refuse(
+                Misfit::new("serves all databases, as another cluster does")
+                    .hint("list its `databases`"),
+            );
+        }
+        claimed.databases.push(all.clone());
+        return vec![all];
+    }
+    let entries = field.list();
+    if entries.is_empty() {
+        field.refuse(Misfit::new("lists no database"));
+    }
+    let mut found = Vec::new();
+    for entry in &entries {
+        let pattern = match entry.text(NAME_BYTES) {
+            Some(name) if name == "*" => DatabasePattern::AllOthers,
+            Some(name) => DatabasePattern::Name(name),
+            None => continue,
+        };
+        if claimed.databases.contains(&pattern) {
+            entry.refuse(Misfit::new("is listed twice"));
+        } else {
+            claimed.databases.push(pattern.clone());
+            found.push(pattern);
+        }
+    }
+    found
+}
+
+fn nodes(field: Field<'_>) -> Vec<NodeConfig> {
+    let field = field.required("write nodes: [{ host: ..., port: 5432 }]");
+    let entries = field.list();
+    if field.is_present() && entries.is_empty() {
+        field.refuse(Misfit::new("lists no node"));
+    }
+    if entries.len() > NODES_PER_CLUSTER {
+        field.refuse(Misfit::new(format!(
+            "has more than {NODES_PER_CLUSTER} nodes"
+        )));
+    }
+    let mut nodes: Vec<NodeConfig> = Vec::new();
+    for entry in &entries {
+        let Some(node) = node(entry) else { continue };
+        if nodes.iter().any(|other| other.name == node.name) {
+            entry.refuse(
+                Misfit::new(format!("is the second node with the name {}", node.name))
+                    .hint("give each node a `name` of its own"),
+            );
+        } else if nodes
+            .iter()
+            .any(|other| (&other.host, other.port) == (&node.host, node.port))
+        {
+            entry.refuse(Misfit::new(format!(
+                "is the second node at {}:{}",
+                node.host, node.port
+            )));
+        }
+        nodes.push(node);
+    }
+    nodes
+}
+
+fn node(entry: &Field<'_>) -> Option<NodeConfig> {
+    let section = entry.section()?;
+    let host = host(
+        section
+            .field("host")
+            .required("a host name or an IP address"),
+    );
+    let port = section
+        .field("port")
+        .required("usually 5432")
+        .number(1..=u64::from(u16::MAX))
+        .and_then(|port| u16::try_from(port).ok());
+    let name = section.field("name");
+    let name = if name.is_present() {
+        label(&name)
+    } else {
+        let address = host.as_ref().zip(port);
+        address.map(|(host, port)| Arc::from(format!("{host}:{port}")))
+    };
+    let zone = label(&section.field("zone"));
+    let weight = section.field("weight").number(0..=1_000);
+    section.finish();
+    Some(NodeConfig {
+        name: name?,
+        host: host?,
+        port: port?,
+        zone,
+        weight: weight.and_then(|w| u32::try_from(w).ok()).unwrap_or(1),
+    })
+}
+
+fn host(field: Field<'_>) -> Option<String> {
+    let host = field.text(HOST_BYTES)?;
+    let is_part = |c: char| c.is_alphanumeric() || ".-_:%".contains(c);
+    if host.starts_with('/') {
+        field.not_built("Unix sockets are not: write a host name or an IP address");
+        None
+    } else if host.chars().all(is_part) {
+        Some(host)
+    } else {
+        field.refuse(
+            Misfit::new("is not a host name or an IP address").hint("the port stands under `port`"),
+        );
+        None
+    }
+}
+
+/// A name that stands in logs, metrics and `pgweir.last_route`.
+fn label(field: &Field<'_>) -> Option<Arc<str>> {
+    let text = field.text(NAME_BYTES)?;
+    if is_label(&text) {
+        return Some(Arc::from(text));
+    }
+    field.refuse(label_misfit());
+    None
+}
+
+fn label_misfit() -> Misfit {
+    Misfit::new("is not a name").hint("use letters, digits and . - _ : only")
+}
+
+fn is_label(text: &str) -> bool {
+    let is_part = |c: char| c.is_alphanumeric() || ".-_:".contains(c);
+    (1..=NAME_BYTES).contains(&text.len()) && text.chars().all(is_part)
+}
+
+/// The first user unless the file says otherwise.
+fn monitor(field: &Field<'_>, users: &[User]) -> MonitorConfig {
+    const DATABASE: &str = "postgres";
+
+    let section = field.section();
+    let read = |key| section.as_ref()?.field(key).text(NAME_BYTES);
+    let user = read("user").or_else(|| Some(users.first()?.name.clone()));
+    let user = user.unwrap_or_default();
+    let database = read("database").unwrap_or_else(|| DATABASE.to_owned());
+    let password = section
+        .as_ref()
+        .and_then(|section| monitor_password(section, &user, users));
+    let password = password.or_else(|| password_of(&user, users));
+    if let Some(section) = section {
+        section.finish();
+    }
+    MonitorConfig {
+        user,
+        password: password.unwrap_or_else(|| Secret::new("")),
+        database,
+    }
+}
+
+fn monitor_password(section: &Section<'_>, user: &str, users: &[User]) -> Option<Secret> {
+    let field = section.field("password");
+    if field.is_present() || password_of(user, users).is_some() {
+        return secret(field);
+    }
+    secret(field.required("it is known only for a name that stands under `users`"))
+}
+
+fn password_of(user: &str, users: &[User]) -> Option<Secret> {
+    let found = users.iter().find(|candidate| candidate.name == user);
+    found.map(|user| user.password.clone())
+}
+
+fn pool(field: &Field<'_>) -> PoolConfig {
+    let mut pool = PoolConfig {
+        size: 20,
+        mode: PoolMode::Transaction,
+        idle_timeout: Duration::from_secs(600),
+        max_lifetime: Duration::from_secs(3_600),
+        checkout_timeout: Duration::from_secs(5),
+    };
+    let Some(section) = field.section() else {
+        return pool;
+    };
+    if let Some(size) = count(&section.field("size"), 1..=10_000) {
+        pool.size = size;
+    }
+    section.field("mode").only("transaction");
+    let time = |key, range: RangeInclusive<Duration>| section.field(key).duration(range);
+    if let Some(timeout) = time("idle_timeout", ANY_TIME) {
+        pool.idle_timeout = timeout;
+    }
+    if let Some(lifetime) = time("max_lifetime", Duration::from_secs(1)..=*ANY_TIME.end()) {
+        pool.max_lifetime = lifetime;
+    }
+    if let Some(timeout) = time("checkout_timeout", ANY_TIME) {
+        pool.checkout_timeout = timeout;
+    }
+    section.finish();
+    pool
+}

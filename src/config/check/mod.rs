@@ -1,0 +1,206 @@
+//! From what is written to a proved [`Config`]: every key, its default and its range.
+//!
+//! A key whose feature this version does not have is refused, unless it says that the feature is
+//! off.
+
+mod clusters;
+mod policies;
+mod users;
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::raw::{Faults, Field, Misfit, Section};
+use super::{ClientLimits, Config, LogConfig, LogFormat, LogLevel};
+use crate::config::limits::WORKERS;
+use policies::Layer;
+
+/// Where clients connect if the file is silent.
+const DEFAULT_LISTEN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 6432);
+
+/// What is accepted where nothing speaks for other bounds.
+const ANY_TIME: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(86_400);
+
+/// The longest message PostgreSQL reads (`PQ_LARGE_MESSAGE_LIMIT`, `src/include/libpq/libpq.h`) is
+/// a byte short of 1 GiB.
+const MESSAGE_BYTES: RangeInclusive<u64> = 64 * 1024..=1024 * 1024 * 1024;
+
+/// Reads the whole file; the value is usable only if no fault was noted.
+pub(super) fn config(root: &Field<'_>, faults: &Faults<'_>) -> Option<Config> {
+    let top = root.section()?;
+    let listen = listen(top.field("listen"));
+    let http = http(&top.field("http"), &listen);
+    let workers = workers(&top.field("workers"));
+    let (auth_method, client_tls) = (top.field("auth"), top.field("client_tls"));
+    let auth_method = users::auth_method(&auth_method);
+    only_disabled_tls(&client_tls, &["cert", "key", "client_ca"]);
+    let users = users::users(top.field("users"), auth_method);
+    let layer = Layer::read(&top);
+    let cluster_fields = top
+        .field("clusters")
+        .required("write clusters: { main: { nodes: [{ host: ..., port: 5432 }] } }");
+    let clusters = clusters::clusters(&cluster_fields, &layer, &users, faults);
+    not_built(&top);
+    let limits = limits(&top.field("limits"));
+    let log = log(&top.field("log"));
+    top.finish();
+    Some(Config {
+        listen,
+        http,
+        workers,
+        clusters,
+        users: users::by_name(users),
+        auth_method,
+        limits,
+        log,
+    })
+}
+
+fn listen(field: Field<'_>) -> Vec<SocketAddr> {
+    if !field.is_present() {
+        return vec![DEFAULT_LISTEN];
+    }
+    let mut found: Vec<SocketAddr> = Vec::new();
+    let entries = field.one_or_list();
+    for entry in &entries {
+        if let Some(address) = address(entry) {
+            match found.iter().find(|other| clash(address, **other)) {
+                Some(other) => entry.refuse(Misfit::new(format!("clashes with {other}"))),
+                None => found.push(address),
+            }
+        }
+    }
+    found
+}
+
+fn http(field: &Field<'_>, listen: &[SocketAddr]) -> Option<SocketAddr> {
+    let http = address(field)?;
+    if let Some(other) = listen.iter().find(|other| clash(http, **other)) {
+        field.refuse(
+            Misfit::new(format!("clashes with {other} in listen")).hint("choose another port"),
+        );
+    }
+    Some(http)
+}
+
+fn address(field: &Field<'_>) -> Option<SocketAddr> {
+    field.parsed(|text| {
+        if text.starts_with('/') {
+            return Err(
+                Misfit::new("is a Unix socket, which this version does not have")
+                    .hint("write an address and a port, as in 127.0.0.1:6432"),
+            );
+        }
+        text.parse().map_err(|_| {
+            Misfit::new("is not an IP address with a port")
+                .hint("write it as 127.0.0.1:6432, 0.0.0.0:6432 or [::1]:6432")
+        })
+    })
+}
+
+/// Whether two sockets cannot both listen. Port 0 is chosen by the kernel and never clashes.
+fn clash(a: SocketAddr, b: SocketAddr) -> bool {
+    let same_family = a.is_ipv4() == b.is_ipv4();
+    let overlap = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() != 0 && a.port() == b.port() && same_family && overlap
+}
+
+fn workers(field: &Field<'_>) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    let most = u64::try_from(WORKERS).unwrap_or(u64::MAX);
+    count(field, 1..=most).unwrap_or_else(|| cores().min(WORKERS))
+}
+
+/// A number that counts things.
+fn count(field: &Field<'_>, range: RangeInclusive<u64>) -> Option<usize> {
+    usize::try_from(field.number(range)?).ok()
+}
+
+/// `{ mode: disable }` and nothing else.
+fn only_disabled_tls(field: &Field<'_>, files: &'static [&'static str]) {
+    let Some(tls) = field.section() else { return };
+    tls.field("mode").only("disable");
+    for file in files {
+        tls.field(file)
+            .not_built("leave it out: there is no TLS yet");
+    }
+    tls.finish();
+}
+
+/// Whole features that this version does not have.
+fn not_built(top: &Section<'_>) {
+    if let Some(failover) = top.field("failover").section() {
+        failover.field("promote").only("never");
+        failover.field("patroni").only_empty_list();
+        for key in ["hold", "hold_max_clients"] {
+            failover
+                .field(key)
+                .not_built("leave it out: nothing is held yet");
+        }
+        failover.finish();
+    }
+    if let Some(causality) = top.field("causality").section() {
+        causality.field("store").only("none");
+        for key in ["key_ttl", "max_keys"] {
+            causality
+                .field(key)
+                .not_built("leave it out: there are no causal keys yet");
+        }
+        causality.finish();
+    }
+    for key in ["admin_users", "stats_users"] {
+        top.field(key).only_empty_list();
+    }
+}
+
+fn limits(field: &Field<'_>) -> ClientLimits {
+    let mut limits = ClientLimits {
+        max_clients: 10_000,
+        startup_timeout: Duration::from_secs(15),
+        max_message_bytes: *MESSAGE_BYTES.end(),
+    };
+    let Some(section) = field.section() else {
+        return limits;
+    };
+    if let Some(most) = count(&section.field("max_clients"), 1..=1_000_000) {
+        limits.max_clients = most;
+    }
+    let startup = Duration::from_millis(100)..=Duration::from_secs(600);
+    if let Some(timeout) = section.field("startup_timeout").duration(startup) {
+        limits.startup_timeout = timeout;
+    }
+    if let Some(bytes) = section.field("max_message").size(MESSAGE_BYTES) {
+        limits.max_message_bytes = bytes;
+    }
+    section.field("idle_in_transaction").only("none");
+    section.finish();
+    limits
+}
+
+fn log(field: &Field<'_>) -> LogConfig {
+    let mut log = LogConfig {
+        format: LogFormat::Text,
+        level: LogLevel::Info,
+    };
+    let Some(section) = field.section() else {
+        return log;
+    };
+    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    if let Some(format) = section.field("format").word(&formats) {
+        log.format = format;
+    }
+    let levels = [
+        ("error", LogLevel::Error),
+        ("warn", LogLevel::Warn),
+        ("info", LogLevel::Info),
+        ("debug", LogLevel::Debug),
+        ("trace", LogLevel::Trace),
+    ];
+    if let Some(level) = section.field("level").word(&levels) {
+        log.level = level;
+    }
+    section.finish();
+    log
+}

@@ -1,0 +1,276 @@
+//! `routing` and `consistency`, with the overrides of clusters and users.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::ANY_TIME;
+use crate::config::raw::{Faults, Field, KeyPath, Misfit, Section};
+use crate::config::{Policies, units};
+use crate::core::policy::{Balance, ConsistencyPolicy, OnNoReplica, ReadAfterWrite, RoutingPolicy};
+use crate::core::statement::Consistency;
+
+const MAX_STALENESS: Duration = Duration::from_secs(10);
+const MAX_LAG_BYTES: u64 = 64 * 1024 * 1024;
+const WINDOW: Duration = Duration::from_secs(15);
+const WAIT: Duration = Duration::from_millis(10);
+const MAX_WAIT: Duration = Duration::from_secs(1);
+
+/// The longest name in a list of functions or relations: `schema.name`.
+const QUALIFIED_NAME_BYTES: usize = 2 * crate::config::limits::NAME_BYTES + 1;
+
+/// What one place of the file says about `routing` and `consistency`.
+#[derive(Clone, Default)]
+pub(super) struct Layer {
+    max_staleness: Option<Sited<Duration>>,
+    max_lag_bytes: Option<u64>,
+    balance: Option<Balance>,
+    read_functions: Option<Vec<String>>,
+    write_functions: Option<Vec<String>>,
+    primary_tables: Option<Vec<String>>,
+    default: Option<Consistency>,
+    guard: Option<Sited<Guard>>,
+    window: Option<Sited<Duration>>,
+    staleness_of_every_read: Option<Option<Duration>>,
+    wait: Option<Sited<Duration>>,
+    max_wait: Option<Sited<Duration>>,
+    on_no_replica: Option<OnNoReplica>,
+}
+
+/// A value and where it stands.
+#[derive(Clone)]
+struct Sited<T> {
+    value: T,
+    path: KeyPath,
+}
+
+/// `consistency.read_after_write` without its window.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Guard {
+    Position,
+    Window,
+}
+
+/// Who a layer is for.
+#[derive(Clone, Copy)]
+enum Scope {
+    Everyone,
+    User,
+}
+
+impl Layer {
+    /// What stands at the top or under a cluster.
+    pub(super) fn read(section: &Section<'_>) -> Self {
+        Self::read_in(section, Scope::Everyone)
+    }
+
+    /// What stands under a user; `None` if nothing.
+    pub(super) fn read_of_user(section: &Section<'_>) -> Option<Self> {
+        let layer = Self::read_in(section, Scope::User);
+        let is_present = ["routing", "consistency"]
+            .into_iter()
+            .any(|key| section.field(key).is_present());
+        is_present.then_some(layer)
+    }
+
+    fn read_in(section: &Section<'_>, scope: Scope) -> Self {
+        let mut layer = Self::default();
+        if let Some(routing) = section.field("routing").section() {
+            layer.read_routing(&routing, scope);
+            routing.finish();
+        }
+        if let Some(consistency) = section.field("consistency").section() {
+            layer.read_consistency(&consistency);
+            consistency.finish();
+        }
+        layer
+    }
+
+    fn read_routing(&mut self, routing: &Section<'_>, scope: Scope) {
+        let (max_staleness, max_lag) = (routing.field("max_staleness"), routing.field("max_lag"));
+        match scope {
+            Scope::Everyone => {
+                self.max_staleness = sited(&max_staleness, |field| field.duration(ANY_TIME));
+                self.max_lag_bytes = max_lag.size(1..=1 << 50);
+            }
+            // Whether a replica is in rotation is measured once for a whole cluster.
+            Scope::User => {
+                max_staleness.not_built("under a user, write consistency.max_staleness");
+                max_lag.not_built("write it under a cluster or at the top");
+            }
+        }
+        self.balance = routing.field("balance").word(&[
+            ("least_loaded", Balance::LeastLoaded),
+            ("round_robin", Balance::RoundRobin),
+            ("random", Balance::Random),
+        ]);
+        routing.field("transactions").only("primary");
+        self.read_functions = names(&routing.field("read_functions"));
+        self.write_functions = names(&routing.field("write_functions"));
+        self.primary_tables = names(&routing.field("primary_tables"));
+    }
+
+    fn read_consistency(&mut self, consistency: &Section<'_>) {
+        self.default = consistency.field("default").word(&[
+            ("eventual", Consistency::Eventual),
+            ("session", Consistency::Session),
+            ("latest", Consistency::Latest),
+            ("primary", Consistency::Primary),
+        ]);
+        self.guard = sited(&consistency.field("read_after_write"), |field| {
+            field.word(&[("position", Guard::Position), ("window", Guard::Window)])
+        });
+        let time = |key| sited(&consistency.field(key), |field| field.duration(ANY_TIME));
+        self.window = time("window");
+        self.max_wait = time("max_wait");
+        self.wait = sited(&consistency.field("wait"), |field| {
+            field.duration(Duration::ZERO..=*ANY_TIME.end())
+        });
+        self.staleness_of_every_read = consistency
+            .field("max_staleness")
+            .duration_or_none(ANY_TIME);
+        consistency
+            .field("spill_limit")
+            .parsed(|text| match units::percentage(text)? {
+                100 => Ok(()),
+                _ => Err(Misfit::new("is not supported by this version").hint("only 100% is")),
+            });
+        self.on_no_replica = consistency.field("on_no_replica").word(&[
+            ("primary", OnNoReplica::Primary),
+            ("wait", OnNoReplica::Wait),
+            ("error", OnNoReplica::Error),
+            ("stale", OnNoReplica::Stale),
+        ]);
+    }
+
+    /// This layer where it speaks, `below` where it is silent.
+    #[must_use]
+    pub(super) fn over(&self, below: &Self) -> Self {
+        let (this, below) = (self.clone(), below.clone());
+        Self {
+            max_staleness: this.max_staleness.or(below.max_staleness),
+            max_lag_bytes: this.max_lag_bytes.or(below.max_lag_bytes),
+            balance: this.balance.or(below.balance),
+            read_functions: this.read_functions.or(below.read_functions),
+            write_functions: this.write_functions.or(below.write_functions),
+            primary_tables: this.primary_tables.or(below.primary_tables),
+            default: this.default.or(below.default),
+            guard: this.guard.or(below.guard),
+            window: this.window.or(below.window),
+            staleness_of_every_read: this
+                .staleness_of_every_read
+                .or(below.staleness_of_every_read),
+            wait: this.wait.or(below.wait),
+            max_wait: this.max_wait.or(below.max_wait),
+            on_no_replica: this.on_no_replica.or(below.on_no_replica),
+        }
+    }
+
+    /// The policies of a proxy in `zone`, with the defaults where every layer is silent.
+    pub(super) fn resolve(self, zone: Option<Arc<str>>, faults: &Faults<'_>) -> Policies {
+        self.check_window(faults);
+        self.check_waits(faults);
+        let guard = self.guard.as_ref().map_or(Guard::Position, |g| g.value);
+        Policies {
+            consistency: ConsistencyPolicy {
+                default: self.default.unwrap_or(Consistency::Session),
+                read_after_write: match guard {
+                    Guard::Position => ReadAfterWrite::Position,
+                    Guard::Window => ReadAfterWrite::Window(value(self.window.as_ref(), WINDOW)),
+                },
+                max_staleness: self.staleness_of_every_read.flatten(),
+                wait: value(self.wait.as_ref(), WAIT),
+                max_wait: value(self.max_wait.as_ref(), MAX_WAIT),
+                on_no_replica: self.on_no_replica.unwrap_or(OnNoReplica::Primary),
+            },
+            routing: RoutingPolicy {
+                max_staleness: value(self.max_staleness.as_ref(), MAX_STALENESS),
+                max_lag_bytes: self.max_lag_bytes.unwrap_or(MAX_LAG_BYTES),
+                balance: self.balance.unwrap_or(Balance::LeastLoaded),
+                zone,
+                read_functions: self.read_functions.unwrap_or_default(),
+                write_functions: self.write_functions.unwrap_or_default(),
+                primary_tables: self.primary_tables.unwrap_or_default(),
+            },
+        }
+    }
+
+    /// A window guards a session's own writes only if no replica in rotation is further behind.
+    fn check_window(&self, faults: &Faults<'_>) {
+        let Some(guard) = self.guard.as_ref().filter(|g| g.value == Guard::Window) else {
+            return;
+        };
+        let window = value(self.window.as_ref(), WINDOW);
+        let staleness = value(self.max_staleness.as_ref(), MAX_STALENESS);
+        if window >= staleness {
+            return;
+        }
+        let (window, staleness) = (shown(window), shown(staleness));
+        let misfit = Misfit::new(format!(
+            "makes a window of {window}, shorter than routing.max_staleness of {staleness}"
+        ))
+        .hint(format!(
+            "a read would miss the session's own write: at least {staleness}"
+        ));
+        let site = self
+            .window
+            .as_ref()
+            .map_or(&guard.path, |sited| &sited.path);
+        faults.note(site, misfit);
+    }
+
+    fn check_waits(&self, faults: &Faults<'_>) {
+        let wait = value(self.wait.as_ref(), WAIT);
+        let max_wait = value(self.max_wait.as_ref(), MAX_WAIT);
+        let site = self.max_wait.as_ref().or(self.wait.as_ref());
+        if let Some(site) = site.filter(|_| max_wait < wait) {
+            let (wait, max_wait) = (shown(wait), shown(max_wait));
+            let misfit = Misfit::new(format!(
+                "makes max_wait {max_wait}, shorter than wait {wait}"
+            ))
+            .hint("max_wait is the longest wait of all");
+            faults.note(&site.path, misfit);
+        }
+    }
+}
+
+fn sited<T>(field: &Field<'_>, read: impl FnOnce(&Field<'_>) -> Option<T>) -> Option<Sited<T>> {
+    let path = field.path().clone();
+    read(field).map(|value| Sited { value, path })
+}
+
+fn value(sited: Option<&Sited<Duration>>, default: Duration) -> Duration {
+    sited.map_or(default, |sited| sited.value)
+}
+
+fn shown(duration: Duration) -> String {
+    units::show_duration(duration)
+}
+
+/// A list of `name` or `schema.name`; `None` if it is absent.
+fn names(field: &Field<'_>) -> Option<Vec<String>> {
+    let entries = field.list();
+    let names = entries
+        .iter()
+        .filter_map(|entry| {
+            entry.text(QUALIFIED_NAME_BYTES).filter(|name| {
+                let is_name = is_qualified_name(name);
+                if !is_name {
+                    entry.refuse(
+                        Misfit::new("is not a name")
+                            .hint("write `name` or `schema.name`, without arguments or quotes"),
+                    );
+                }
+                is_name
+            })
+        })
+        .collect();
+    field.is_present().then_some(names)
+}
+
+fn is_qualified_name(text: &str) -> bool {
+    let parts: Vec<&str> = text.split('.').collect();
+    let is_part = |part: &&str| {
+        !part.is_empty() && !part.contains(|c: char| c.is_whitespace() || "()\"',;".contains(c))
+    };
+    parts.len() <= 2 && parts.iter().all(is_part)
+}

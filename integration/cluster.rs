@@ -2,6 +2,8 @@
 
 #![cfg(test)]
 
+mod harness;
+
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -262,4 +264,34 @@ fn servers_below(directory: &Path) -> Vec<String> {
         .filter(|path| works_below(path))
         .map(|path| path.display().to_string())
         .collect()
+}
+
+#[test]
+fn metrics_are_summed_over_the_labels_not_asked_for() {
+    let text = "# HELP q Help.\n# TYPE q counter\nq{node=\"a\",role=\"replica\"} 2\n\
+                q{node=\"b\",role=\"replica\"} 3\nq{node=\"c\",role=\"primary\"} 5\nq_other 7\n# EOF\n";
+    let metrics = harness::Metrics::parse(text);
+    for (name, labels, expected) in [
+        ("q", vec![], 10.0),
+        ("q", vec![("role", "replica")], 5.0),
+        ("q", vec![("role", "replica"), ("node", "b")], 3.0),
+        ("q", vec![("role", "none")], 0.0),
+        ("q_other", vec![], 7.0),
+    ] {
+        let sum = metrics.sum(name, &labels);
+        assert!(
+            (sum - expected).abs() < f64::EPSILON,
+            "{name} {labels:?}: {sum}"
+        );
+    }
+}
+
+#[test]
+fn overrides_replace_values_and_keep_their_neighbours() {
+    let merged = harness::yaml::merged(
+        "a: { b: 1, c: [1, 2] }\nd: 4\n",
+        "a: { c: [3] }\ne: { f: 5 }\n",
+    );
+    assert_eq!(merged, "a:\n  b: 1\n  c:\n  - 3\nd: 4\ne:\n  f: 5\n");
+    assert_eq!(harness::yaml::merged("a: 1\n", ""), "a: 1\n");
 }

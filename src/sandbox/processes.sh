@@ -24,13 +24,15 @@ signal() {
     true
 }
 
-# Every server works in its data directory, ROOT/<node>/data.
+# Every server works in its data directory, ROOT/<node>/data, and so does a proxy under test.
 servers() {
     if [ -d /proc/self ]; then
         ls -l /proc/[0-9]*/cwd 2>/dev/null |
             sed -n "s|.* /proc/\([0-9]*\)/cwd -> $1/[^/]*/data\$|\1|p" |
             while read -r pid; do
-                read -r name 2>/dev/null <"/proc/$pid/comm" && [ "$name" = postgres ] && echo "$pid"
+                name=
+                read -r name 2>/dev/null <"/proc/$pid/comm"
+                case $name in postgres | pgweir) echo "$pid" ;; esac
             done
     else
         ps -A -o pid=,command= | grep -F -- "-D $1/" | grep -v grep | awk '{ print $1 }'

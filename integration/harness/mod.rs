@@ -1,0 +1,56 @@
+//! What the test targets share: the real binary in front of a real cluster.
+//!
+//! `mod harness;` at the top of a test target. Everything here panics with an explanation instead
+//! of returning errors, and prints the proxy's log when a test fails.
+
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each test target uses its own part"
+)]
+
+pub mod metrics;
+pub mod proxy;
+pub mod yaml;
+
+use std::time::Duration;
+
+use pgweir::sandbox::{self, ClusterOptions, LocalCluster};
+use tokio::sync::OnceCell;
+
+pub use metrics::Metrics;
+pub use proxy::Proxy;
+
+/// How long anything awaited in a test may take, generous for a busy machine.
+pub const LIMIT: Duration = Duration::from_secs(30);
+
+static SHARED: OnceCell<LocalCluster> = OnceCell::const_new();
+
+/// A cluster of a test's own.
+pub async fn cluster(replicas: usize) -> LocalCluster {
+    LocalCluster::start(ClusterOptions::new(replicas))
+        .await
+        .unwrap()
+}
+
+/// One primary and two replicas shared by all tests of the target that do not harm it. It ends
+/// with the process.
+pub async fn shared_cluster() -> &'static LocalCluster {
+    SHARED.get_or_init(|| cluster(2)).await
+}
+
+/// Asks again and again until the answer is yes; panics after [`LIMIT`], naming `condition`.
+pub async fn eventually<F: Future<Output = bool>>(condition: &str, probe: impl Fn() -> F) {
+    within(LIMIT, condition, probe).await;
+}
+
+/// The same with another limit.
+pub async fn within<F: Future<Output = bool>>(
+    limit: Duration,
+    condition: &str,
+    probe: impl Fn() -> F,
+) {
+    if let Err(error) = sandbox::eventually(limit, condition, probe).await {
+        panic!("{error}");
+    }
+}

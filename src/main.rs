@@ -1,3 +1,7 @@
 //! The pgweir binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pgweir::cli::main()
+}

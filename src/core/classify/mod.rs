@@ -1,1 +1,46 @@
-//! SQL text to [`Classification`](super::statement::Classification).
+//! SQL text to [`Classification`](super::statement::Classification), in two steps.
+//!
+//! [`analyse`] collects what the text alone says: statements, transaction control, what stays
+//! behind in the session, and every function, operator, relation and type that is named.
+//! [`judge`] weighs that against the catalog and the configured lists; it is cheap enough to run
+//! for every message. [`normalise`] gives texts that differ only in literals one cache key.
+//!
+//! How a read is proved. The text is cut into tokens exactly as PostgreSQL's
+//! `src/backend/parser/scan.l` does (`standard_conforming_strings = on`). sqlparser must accept
+//! those tokens as one query without a data-modifying statement, lock or INTO at any depth, and it
+//! names the relations. Functions, operators and types are collected from the tokens, because
+//! `name (` cannot be hidden from a token list whatever the shape of the tree.
+//!
+//! Invariants:
+//! * Whatever is not proved to be a read is `ReadWrite`, with the reason.
+//! * Transaction control is recognised in every spelling, also next to text that is not understood,
+//!   up to `CLASSIFY_SCAN_BYTES` and `CLASSIFY_STATEMENTS`; beyond them the session
+//!   is pinned.
+//! * No input panics, overflows a 2 MiB stack or takes unbounded time or memory.
+//! * Equal outputs of [`normalise`] give equal classifications.
+//!
+//! Known and left out: triggers, rules and column defaults may run volatile code that changes the
+//! session; pinning every writer for that would pin everybody. A function that is declared stable
+//! or immutable is believed; if it writes, the replica answers 25006 and the statement is learned.
+//!
+//! sqlparser's types do not leave this module.
+
+mod analysis;
+mod bridge;
+mod dispatch;
+mod hint;
+mod judge;
+mod lexer;
+mod limits;
+mod normalise;
+mod query;
+mod references;
+mod session;
+mod transaction;
+
+pub use analysis::{Analysis, analyse};
+pub use judge::judge;
+pub use normalise::{Normalised, normalise};
+
+#[cfg(test)]
+mod tests;

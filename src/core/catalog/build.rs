@@ -1,0 +1,444 @@
+//! From rows of the catalog to verdicts.
+
+use std::collections::{HashMap, HashSet};
+
+use super::builtin::{self, SYSTEM_SCHEMA};
+use super::{
+    CastContext, Catalog, FunctionRow, FunctionVerdict, OperatorRow, OperatorVerdict, Persistence,
+    RelationEntry, RelationKind, RelationRow, RelationVerdict, SchemaId, TypeRow, Volatility,
+};
+use crate::core::statement::{PinReason, Reason};
+
+/// Operators that a construct may use without naming them.
+const COMPARISONS: [&str; 11] = [
+    "=", "<>", "<", "<=", ">", ">=", "~~", "~~*", "!~~", "!~~*", "~",
+];
+
+/// What refers to something else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// A view, by its query.
+    View(u32),
+    /// A relation, by a row security policy that is in force.
+    Policy(u32),
+    /// A table, by a partition or a child that is read along with it.
+    Parent(u32),
+    /// A domain, by a CHECK constraint.
+    Type(u32),
+}
+
+/// What is referred to, by oid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// A function or aggregate.
+    Function(u32),
+    /// An operator.
+    Operator(u32),
+    /// A relation.
+    Relation(u32),
+    /// A type that a value is converted to.
+    Type(u32),
+}
+
+#[derive(Debug)]
+struct Function {
+    schema: SchemaId,
+    name: Box<str>,
+    verdict: FunctionVerdict,
+    types: Box<[u32]>,
+    attribute_of_row: bool,
+}
+
+#[derive(Debug)]
+struct Operator {
+    name: Box<str>,
+    function: u32,
+}
+
+#[derive(Debug)]
+struct Type {
+    name: Box<str>,
+    parts: Box<[u32]>,
+    function: u32,
+}
+
+#[derive(Debug)]
+struct Relation {
+    schema: SchemaId,
+    name: Box<str>,
+    persistence: Persistence,
+    verdict: RelationVerdict,
+}
+
+/// Collects rows; [`Self::build`] draws the conclusions.
+#[derive(Debug, Default)]
+pub struct CatalogBuilder {
+    schemas: HashMap<Box<str>, SchemaId>,
+    functions: HashMap<u32, Function>,
+    operators: HashMap<u32, Operator>,
+    types: HashMap<u32, Type>,
+    relations: HashMap<u32, Relation>,
+    references: Vec<(Source, Target)>,
+    casts: Vec<(u32, u32, CastContext)>,
+    comparison_functions: Vec<u32>,
+    unsafe_types: HashSet<u32>,
+}
+
+impl CatalogBuilder {
+    fn schema(&mut self, name: &str) -> SchemaId {
+        if let Some(known) = self.schemas.get(name) {
+            return *known;
+        }
+        let id = SchemaId(u32::try_from(self.schemas.len()).unwrap_or(u32::MAX));
+        self.schemas.insert(name.into(), id);
+        id
+    }
+
+    /// Adds a function.
+    pub fn function(&mut self, row: &FunctionRow<'_>) {
+        let schema = self.schema(row.schema);
+        self.functions.insert(
+            row.oid,
+            Function {
+                schema,
+                name: row.name.into(),
+                verdict: verdict(row),
+                types: row.types.into(),
+                attribute_of_row: row.attribute_of_row,
+            },
+        );
+    }
+
+    /// Adds the support functions of an aggregate that was added as a function.
+    pub fn aggregate(&mut self, function: u32, support: &[u32]) {
+        let supported = support
+            .iter()
+            .filter_map(|oid| self.functions.get(oid))
+            .map(|function| function.verdict)
+            .reduce(FunctionVerdict::and);
+        if let (Some(aggregate), Some(supported)) = (self.functions.get_mut(&function), supported) {
+            aggregate.verdict = aggregate.verdict.and(supported);
+        }
+    }
+
+    /// Adds an operator; function 0 is taken for safe.
+    pub fn operator(&mut self, row: &OperatorRow<'_>) {
+        let operator = Operator {
+            name: row.name.into(),
+            function: row.function,
+        };
+        self.operators.insert(row.oid, operator);
+    }
+
+    /// Adds a function that an index or a sort of some type calls to compare or to hash.
+    pub fn comparison_function(&mut self, function: u32) {
+        self.comparison_functions.push(function);
+    }
+
+    /// Adds a type; input function 0 is taken for safe.
+    pub fn type_row(&mut self, row: &TypeRow<'_>) {
+        self.types.insert(
+            row.oid,
+            Type {
+                name: row.name.into(),
+                parts: row.parts.into(),
+                function: row.function,
+            },
+        );
+    }
+
+    /// Adds a cast to the type `target`.
+    pub fn cast(&mut self, target: u32, function: u32, context: CastContext) {
+        self.casts.push((target, function, context));
+    }
+
+    /// Adds a relation.
+    pub fn relation(&mut self, row: &RelationRow<'_>) {
+        let schema = self.schema(row.schema);
+        let refused = match (row.persistence, row.kind) {
+            (_, RelationKind::Sequence) => Some(Reason::Sequence),
+            (Persistence::Temporary, _) => Some(Reason::TemporaryRelation),
+            (Persistence::Unlogged, _) => Some(Reason::UnloggedRelation),
+            (Persistence::Permanent, RelationKind::Foreign) => Some(Reason::ForeignRelation),
+            (Persistence::Permanent, kind) if row.schema == SYSTEM_SCHEMA => {
+                builtin::relation(row.name, kind)
+            }
+            (Persistence::Permanent, RelationKind::Table | RelationKind::View) => None,
+        };
+        self.relations.insert(
+            row.oid,
+            Relation {
+                schema,
+                name: row.name.into(),
+                persistence: row.persistence,
+                verdict: refused.map_or(RelationVerdict::Safe, RelationVerdict::Refused),
+            },
+        );
+    }
+
+    /// Adds that one thing refers to another.
+    pub fn reference(&mut self, source: Source, target: Target) {
+        self.references.push((source, target));
+    }
+
+    /// The verdicts.
+    pub fn build(mut self) -> Catalog {
+        self.settle_types();
+        self.settle_relations();
+        let mut catalog = Catalog {
+            unsafe_implicit_cast: self.casts.iter().any(|(_, function, context)| {
+                *context == CastContext::Implicit && self.refuses_function(*function)
+            }),
+            ..Catalog::default()
+        };
+        self.name_operators(&mut catalog);
+        self.name_watched(&mut catalog);
+        self.name_relations(&mut catalog);
+        for function in self.functions.into_values() {
+            let entries = catalog.functions.entry(function.name).or_default();
+            match entries
+                .iter_mut()
+                .find(|(schema, _)| *schema == function.schema)
+            {
+                Some((_, verdict)) => *verdict = verdict.and(function.verdict),
+                None => entries.push((function.schema, function.verdict)),
+            }
+        }
+        catalog.types = self.types.into_values().map(|found| found.name).collect();
+        catalog.schemas = self.schemas;
+        catalog
+    }
+
+    fn refuses_function(&self, oid: u32) -> bool {
+        self.functions.get(&oid).is_some_and(|function| {
+            // A parameter goes with its session, so that views and policies may read it.
+            function.verdict.reason.is_some() && &*function.name != "current_setting"
+        })
+    }
+
+    fn refuses_operator(&self, oid: u32) -> bool {
+        self.operators
+            .get(&oid)
+            .is_some_and(|found| self.refuses_function(found.function))
+    }
+
+    /// Marks types that run something unsafe, and the functions that take or return them, until
+    /// nothing changes.
+    fn settle_types(&mut self) {
+        loop {
+            let before = self.unsafe_types.len();
+            let checks = self
+                .references
+                .iter()
+                .filter_map(|(source, target)| match source {
+                    Source::Type(oid) => self.refuses(*target).then_some(*oid),
+                    Source::View(_) | Source::Policy(_) | Source::Parent(_) => None,
+                });
+            let casts = self.casts.iter().filter_map(|(target, function, _)| {
+                self.refuses_function(*function).then_some(*target)
+            });
+            let own = self.types.iter().filter_map(|(oid, found)| {
+                let parts = found
+                    .parts
+                    .iter()
+                    .any(|part| self.unsafe_types.contains(part));
+                (parts || self.refuses_function(found.function)).then_some(*oid)
+            });
+            let found: Vec<u32> = checks.chain(casts).chain(own).collect();
+            self.unsafe_types.extend(found);
+            if self.unsafe_types.len() == before {
+                return;
+            }
+            // A cast may be to a built-in type, whose own functions stay what they are.
+            for function in self.functions.values_mut() {
+                let user_types = function.types.iter().filter(|oid| **oid >= FIRST_USER_OID);
+                if user_types
+                    .into_iter()
+                    .any(|oid| self.unsafe_types.contains(oid))
+                {
+                    let refused =
+                        FunctionVerdict::refused(Reason::UnsafeType, Some(PinReason::UnknownCode));
+                    function.verdict = function.verdict.and(refused);
+                }
+            }
+        }
+    }
+
+    fn refuses(&self, target: Target) -> bool {
+        match target {
+            Target::Function(oid) => self.refuses_function(oid),
+            Target::Operator(oid) => self.refuses_operator(oid),
+            Target::Type(oid) => self.unsafe_types.contains(&oid),
+            Target::Relation(oid) => self
+                .relations
+                .get(&oid)
+                .is_some_and(|relation| relation.verdict != RelationVerdict::Safe),
+        }
+    }
+
+    /// Carries verdicts from what relations refer to up to them, until nothing changes.
+    fn settle_relations(&mut self) {
+        loop {
+            let mut found: Vec<(u32, Reason)> = Vec::new();
+            for (source, target) in &self.references {
+                let (oid, reason) = match (source, target) {
+                    (Source::Type(_), _) => continue,
+                    (Source::View(oid), _) => (*oid, Reason::UnsafeView),
+                    (Source::Policy(oid), _) => (*oid, Reason::UnsafePolicy),
+                    (Source::Parent(oid), Target::Relation(child)) => {
+                        match self.relations.get(child).map(|child| child.verdict) {
+                            Some(RelationVerdict::Refused(reason)) => (*oid, reason),
+                            Some(RelationVerdict::Safe) | None => continue,
+                        }
+                    }
+                    (Source::Parent(oid), _) => (*oid, Reason::UnsafeView),
+                };
+                let safe_so_far = self
+                    .relations
+                    .get(&oid)
+                    .is_some_and(|relation| relation.verdict == RelationVerdict::Safe);
+                if safe_so_far && self.refuses(*target) {
+                    found.push((oid, reason));
+                }
+            }
+            if found.is_empty() {
+                return;
+            }
+            for (oid, reason) in found {
+                if let Some(relation) = self.relations.get_mut(&oid) {
+                    relation.verdict = RelationVerdict::Refused(reason);
+                }
+            }
+        }
+    }
+
+    fn name_operators(&self, catalog: &mut Catalog) {
+        for (oid, operator) in &self.operators {
+            let refused = self.refuses_operator(*oid);
+            let verdict = if refused {
+                OperatorVerdict::Refused
+            } else {
+                OperatorVerdict::Safe
+            };
+            let entry = catalog
+                .operators
+                .entry(operator.name.clone())
+                .or_insert(verdict);
+            if refused {
+                *entry = OperatorVerdict::Refused;
+            }
+        }
+        catalog.unsafe_comparison = self
+            .comparison_functions
+            .iter()
+            .any(|f| self.refuses_function(*f))
+            || COMPARISONS
+                .iter()
+                .any(|name| catalog.operators.get(*name) == Some(&OperatorVerdict::Refused));
+    }
+
+    fn name_watched(&self, catalog: &mut Catalog) {
+        for oid in &self.unsafe_types {
+            if let Some(found) = self.types.get(oid) {
+                for name in written_names(&found.name) {
+                    catalog.watched.insert((*name).into(), Reason::UnsafeType);
+                }
+                catalog
+                    .watched
+                    .insert(found.name.clone(), Reason::UnsafeType);
+            }
+        }
+        for function in self
+            .functions
+            .values()
+            .filter(|function| function.attribute_of_row)
+        {
+            if let Some(reason) = function.verdict.reason {
+                catalog
+                    .watched
+                    .entry(function.name.clone())
+                    .or_insert(reason);
+            }
+        }
+    }
+
+    fn name_relations(&self, catalog: &mut Catalog) {
+        let mut edges: HashMap<u32, Vec<u32>> = HashMap::new();
+        for (source, target) in &self.references {
+            if let (Source::View(from) | Source::Parent(from), Target::Relation(to)) =
+                (source, target)
+            {
+                edges.entry(*from).or_default().push(*to);
+            }
+        }
+        for (oid, relation) in &self.relations {
+            let reaches = reachable(*oid, &edges).into_iter().filter_map(|oid| {
+                self.relations
+                    .get(&oid)
+                    .map(|found| (found.schema, found.name.clone()))
+            });
+            let entry = RelationEntry {
+                schema: relation.schema,
+                persistence: relation.persistence,
+                verdict: relation.verdict,
+                reaches: reaches.collect(),
+            };
+            catalog
+                .relations
+                .entry(relation.name.clone())
+                .or_default()
+                .push(entry);
+        }
+    }
+}
+
+/// `FirstNormalObjectId` of `src/include/access/transam.h`.
+const FIRST_USER_OID: u32 = 16_384;
+
+/// The most relations behind one view that `routing.primary_tables` is checked against.
+const REACH_LIMIT: usize = 1_000;
+
+fn reachable(from: u32, edges: &HashMap<u32, Vec<u32>>) -> HashSet<u32> {
+    let mut seen = HashSet::new();
+    let mut left: Vec<u32> = edges.get(&from).cloned().unwrap_or_default();
+    while let Some(next) = left.pop() {
+        if seen.len() < REACH_LIMIT && seen.insert(next) {
+            left.extend(edges.get(&next).into_iter().flatten());
+        }
+    }
+    seen
+}
+
+fn verdict(row: &FunctionRow<'_>) -> FunctionVerdict {
+    if row.schema == SYSTEM_SCHEMA {
+        return builtin::function(row.name, row.volatility);
+    }
+    let harmless = row
+        .extension
+        .is_some_and(|extension| builtin::harmless_extension(extension, row.name));
+    match row.volatility {
+        Volatility::Volatile if !harmless => {
+            FunctionVerdict::refused(Reason::VolatileFunction, Some(PinReason::UnknownCode))
+        }
+        Volatility::Volatile | Volatility::Stable | Volatility::Immutable => FunctionVerdict::SAFE,
+    }
+}
+
+/// How SQL spells a built-in type beside its name in the catalog.
+fn written_names(name: &str) -> &'static [&'static str] {
+    match name {
+        "bool" => &["boolean"],
+        "int2" => &["smallint"],
+        "int4" => &["int", "integer"],
+        "int8" => &["bigint"],
+        "float4" => &["real"],
+        "float8" => &["float", "double"],
+        "numeric" => &["decimal", "dec"],
+        "bpchar" => &["char", "character", "nchar", "national"],
+        "varchar" => &["character", "national"],
+        "time" | "timetz" => &["time"],
+        "timestamp" | "timestamptz" => &["timestamp"],
+        "bit" | "varbit" => &["bit"],
+        _ => &[],
+    }
+}

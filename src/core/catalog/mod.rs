@@ -1,0 +1,315 @@
+//! What the catalog of one database says about functions, relations, operators and types.
+//!
+//! A [`Catalog`] holds verdicts, not rows: whoever builds it feeds plain rows to a
+//! [`CatalogBuilder`], which follows views, policies, inheritance, casts and domains to whatever
+//! they reach. Names are the catalog's own, case and all.
+//!
+//! Invariants:
+//! * A name without a schema gets the strictest verdict of all schemas: `search_path` is not known.
+//! * All overloads of a name count: argument types are not known.
+//! * What is not in the catalog has no verdict, which is never taken for safe.
+
+mod build;
+mod builtin;
+
+use std::collections::{HashMap, HashSet};
+
+use crate::core::statement::{PinReason, Reason};
+
+pub use build::{CatalogBuilder, Source, Target};
+
+/// The catalog knowledge of one database.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    schemas: HashMap<Box<str>, SchemaId>,
+    functions: HashMap<Box<str>, Vec<(SchemaId, FunctionVerdict)>>,
+    relations: HashMap<Box<str>, Vec<RelationEntry>>,
+    operators: HashMap<Box<str>, OperatorVerdict>,
+    types: HashSet<Box<str>>,
+    watched: HashMap<Box<str>, Reason>,
+    unsafe_comparison: bool,
+    unsafe_implicit_cast: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct SchemaId(u32);
+
+#[derive(Debug, Clone)]
+struct RelationEntry {
+    schema: SchemaId,
+    persistence: Persistence,
+    verdict: RelationVerdict,
+    /// Relations behind a view or a parent, by schema and name.
+    reaches: Box<[(SchemaId, Box<str>)]>,
+}
+
+/// Whether a function may run on a replica, and what it leaves behind in the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FunctionVerdict {
+    /// Why it must run on the primary; `None` when it is safe.
+    pub reason: Option<Reason>,
+    /// What keeps the session on its connection afterwards.
+    pub pin: Option<PinReason>,
+}
+
+impl FunctionVerdict {
+    /// Any node will do.
+    pub const SAFE: Self = Self {
+        reason: None,
+        pin: None,
+    };
+
+    /// Only the primary, for this reason.
+    pub const fn refused(reason: Reason, pin: Option<PinReason>) -> Self {
+        Self {
+            reason: Some(reason),
+            pin,
+        }
+    }
+
+    /// The strictest of both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            reason: self.reason.or(other.reason),
+            pin: self.pin.or(other.pin),
+        }
+    }
+}
+
+/// Whether a relation may be read on a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RelationVerdict {
+    /// Any node has its rows.
+    Safe,
+    /// Only the primary, for this reason.
+    Refused(Reason),
+}
+
+/// Whether an operator's functions may run on a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OperatorVerdict {
+    /// All of them.
+    Safe,
+    /// Not all of them.
+    Refused,
+}
+
+/// `pg_proc.provolatile`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Volatility {
+    /// `i`.
+    Immutable,
+    /// `s`.
+    Stable,
+    /// `v`, or anything unknown.
+    Volatile,
+}
+
+/// `pg_class.relkind`, as far as routing cares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RelationKind {
+    /// Ordinary and partitioned tables, materialized views.
+    Table,
+    /// Views.
+    View,
+    /// Foreign tables.
+    Foreign,
+    /// Sequences.
+    Sequence,
+}
+
+/// `pg_class.relpersistence`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Persistence {
+    /// `p`.
+    Permanent,
+    /// `u`.
+    Unlogged,
+    /// `t`.
+    Temporary,
+}
+
+/// A row of `pg_proc`.
+#[derive(Debug, Clone, Copy)]
+pub struct FunctionRow<'a> {
+    /// `oid`.
+    pub oid: u32,
+    /// The schema's name.
+    pub schema: &'a str,
+    /// `proname`.
+    pub name: &'a str,
+    /// `provolatile`.
+    pub volatility: Volatility,
+    /// The extension it belongs to.
+    pub extension: Option<&'a str>,
+    /// Argument and result types.
+    pub types: &'a [u32],
+    /// Whether its first argument is a row, so that `row.name` may call it.
+    pub attribute_of_row: bool,
+}
+
+/// A row of `pg_operator`.
+#[derive(Debug, Clone, Copy)]
+pub struct OperatorRow<'a> {
+    /// `oid`.
+    pub oid: u32,
+    /// `oprname`.
+    pub name: &'a str,
+    /// `oprcode`.
+    pub function: u32,
+}
+
+/// A row of `pg_type`.
+#[derive(Debug, Clone, Copy)]
+pub struct TypeRow<'a> {
+    /// `oid`.
+    pub oid: u32,
+    /// `typname`.
+    pub name: &'a str,
+    /// Base, element, subtype and attribute types.
+    pub parts: &'a [u32],
+    /// `typinput`.
+    pub function: u32,
+}
+
+/// A row of `pg_class`.
+#[derive(Debug, Clone, Copy)]
+pub struct RelationRow<'a> {
+    /// `oid`.
+    pub oid: u32,
+    /// The schema's name.
+    pub schema: &'a str,
+    /// `relname`.
+    pub name: &'a str,
+    /// `relkind`.
+    pub kind: RelationKind,
+    /// `relpersistence`.
+    pub persistence: Persistence,
+}
+
+/// `pg_cast.castcontext`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CastContext {
+    /// Applied without being written.
+    Implicit,
+    /// Written, or applied by assignment.
+    Written,
+}
+
+impl Catalog {
+    /// The catalog of a database in which nobody has created anything (PostgreSQL 15).
+    pub fn of_empty_database() -> &'static Self {
+        builtin::empty_database_catalog()
+    }
+
+    /// A builder that already holds what an empty database contains.
+    pub fn builder_of_empty_database() -> CatalogBuilder {
+        builtin::empty_database()
+    }
+
+    fn schema_matches(&self, wanted: Option<&str>, found: SchemaId) -> bool {
+        wanted.is_none_or(|wanted| self.schemas.get(wanted) == Some(&found))
+    }
+
+    /// The strictest verdict of the functions of this name; `None` when there are none.
+    pub fn function(&self, schema: Option<&str>, name: &str) -> Option<FunctionVerdict> {
+        self.functions
+            .get(name)?
+            .iter()
+            .filter(|(found, _)| self.schema_matches(schema, *found))
+            .map(|(_, verdict)| *verdict)
+            .reduce(FunctionVerdict::and)
+    }
+
+    /// Whether every function of this name is in `schema`.
+    pub fn function_is_only_in(&self, schema: &str, name: &str) -> bool {
+        self.functions.get(name).is_some_and(|entries| {
+            entries
+                .iter()
+                .all(|(found, _)| self.schema_matches(Some(schema), *found))
+        })
+    }
+
+    fn entries<'c>(
+        &'c self,
+        schema: Option<&'c str>,
+        name: &str,
+    ) -> impl Iterator<Item = &'c RelationEntry> {
+        let all = self
+            .relations
+            .get(name)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        // A session that has a temporary table of its own is pinned, so that a bare name of any
+        // other means the permanent relation if there is one.
+        let permanent = |entry: &RelationEntry| entry.persistence != Persistence::Temporary;
+        let any_permanent = schema.is_none() && all.iter().any(permanent);
+        all.iter()
+            .filter(move |entry| self.schema_matches(schema, entry.schema))
+            .filter(move |entry| !any_permanent || permanent(entry))
+    }
+
+    /// The strictest verdict of the relations of this name; `None` when there are none.
+    pub fn relation(&self, schema: Option<&str>, name: &str) -> Option<RelationVerdict> {
+        self.entries(schema, name)
+            .map(|entry| entry.verdict)
+            .reduce(|one, other| match one {
+                RelationVerdict::Safe => other,
+                RelationVerdict::Refused(_) => one,
+            })
+    }
+
+    /// Whether a relation of this name is, or reads, one that `accept` takes by schema and name.
+    pub fn relation_reaches(
+        &self,
+        schema: Option<&str>,
+        name: &str,
+        accept: impl Fn(&str, &str) -> bool,
+    ) -> bool {
+        let schema_name = |id: SchemaId| {
+            let found = self.schemas.iter().find(|(_, found)| **found == id);
+            found.map_or("", |(name, _)| name)
+        };
+        self.entries(schema, name).any(|entry| {
+            accept(schema_name(entry.schema), name)
+                || entry
+                    .reaches
+                    .iter()
+                    .any(|(id, name)| accept(schema_name(*id), name))
+        })
+    }
+
+    /// The strictest verdict of the operators of this name; `None` when there are none.
+    pub fn operator(&self, name: &str) -> Option<OperatorVerdict> {
+        self.operators.get(name).copied()
+    }
+
+    /// Whether there is a type of this name in any schema.
+    pub fn knows_type(&self, name: &str) -> bool {
+        self.types.contains(name)
+    }
+
+    /// Why a statement that holds this word anywhere must run on the primary: it is the name of a
+    /// type or of a function of rows that is not safe, and may be used without parentheses.
+    pub fn watched(&self, word: &str) -> Option<Reason> {
+        if self.watched.is_empty() {
+            None
+        } else {
+            self.watched.get(word).copied()
+        }
+    }
+
+    /// Whether comparing values (`IN`, `ORDER BY`, `DISTINCT`) may run a function that is not safe.
+    pub fn has_unsafe_comparison(&self) -> bool {
+        self.unsafe_comparison
+    }
+
+    /// Whether a conversion that nobody writes may run a function that is not safe.
+    pub fn has_unsafe_implicit_cast(&self) -> bool {
+        self.unsafe_implicit_cast
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,458 @@
+//! One statement to its facts, by its leading words.
+
+use super::lexer::{Kind, Piece};
+use super::query;
+use super::references::{self, References, RelationUse};
+use super::session::{self, Outcome};
+use super::transaction::{self, Clarity};
+use crate::core::statement::{CatalogEffect, PinReason, Reason, SessionEffect, TransactionControl};
+
+/// What the text says of one statement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct StatementFacts {
+    pub(super) proof: Proof,
+    pub(super) transaction: TransactionControl,
+    pub(super) session: SessionEffect,
+    pub(super) catalog: CatalogEffect,
+    pub(super) references: References,
+}
+
+/// Whether the statement can be a read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Proof {
+    /// It is, if everything it names is safe.
+    Query,
+    /// It is, whatever the catalog says.
+    Read(Reason),
+    /// It is not; what it calls may pin the session.
+    Write(Reason),
+    /// It is not, and of what it calls only built-in functions of the session matter: the others
+    /// are names that are being defined.
+    Definition(Reason),
+}
+
+impl StatementFacts {
+    fn new(proof: Proof, references: References) -> Self {
+        Self {
+            proof,
+            transaction: TransactionControl::None,
+            session: SessionEffect::None,
+            catalog: CatalogEffect::None,
+            references,
+        }
+    }
+
+    /// A statement that is refused unread and leaves the session in doubt.
+    pub(super) fn doubtful(reason: Reason) -> Self {
+        Self::plain(reason).pinned(PinReason::NotUnderstood)
+    }
+
+    /// Adds that the text breaks off in a way that is not understood.
+    pub(super) fn spoil(&mut self, reason: Reason) {
+        self.proof = Proof::Write(reason);
+        self.session = SessionEffect::Pins(PinReason::NotUnderstood);
+    }
+
+    fn plain(reason: Reason) -> Self {
+        Self::new(Proof::Write(reason), References::default())
+    }
+
+    fn pinned(self, reason: PinReason) -> Self {
+        Self {
+            session: SessionEffect::Pins(reason),
+            ..self
+        }
+    }
+
+    fn changing_catalog(self) -> Self {
+        Self {
+            catalog: CatalogEffect::MayChange,
+            ..self
+        }
+    }
+
+    /// The same facts for a text that is too long to be read whole.
+    pub(super) fn cut_short(mut self) -> Self {
+        self.proof = match self.proof {
+            Proof::Query | Proof::Read(_) | Proof::Write(_) => Proof::Write(Reason::TooLong),
+            Proof::Definition(_) => Proof::Definition(Reason::TooLong),
+        };
+        if matches!(
+            self.session,
+            SessionEffect::Setting(_) | SessionEffect::Proxy(_)
+        ) {
+            self.session = SessionEffect::Pins(PinReason::Setting);
+        }
+        self
+    }
+}
+
+/// The facts of the statement made of `pieces`, which must not be empty and hold no comments.
+pub(super) fn statement(sql: &[u8], pieces: &[Piece<'_>]) -> StatementFacts {
+    if let Some((control, clarity)) = transaction::control(pieces) {
+        let facts = StatementFacts {
+            transaction: control,
+            ..StatementFacts::plain(Reason::TransactionControl)
+        };
+        return match clarity {
+            Clarity::Clear => facts,
+            Clarity::Doubtful => facts.pinned(PinReason::NotUnderstood),
+        };
+    }
+    let Some((first, rest)) = pieces.split_first() else {
+        return StatementFacts::doubtful(Reason::ParseFailed);
+    };
+    if first.is_symbol(b'(') {
+        return query_facts(sql, pieces);
+    }
+    let Some(word) = first.word() else {
+        return StatementFacts::doubtful(Reason::ParseFailed);
+    };
+    match word {
+        "select" | "with" | "values" | "table" => query_facts(sql, pieces),
+        "insert" | "update" | "delete" | "merge" => calling(sql, pieces, Reason::Write),
+        "truncate" => StatementFacts::plain(Reason::Write),
+        "copy" => copy(sql, rest),
+        "lock" => StatementFacts::plain(Reason::LockTable),
+        "explain" => explain(sql, rest),
+        "vacuum" | "analyze" | "analyse" | "cluster" | "reindex" | "checkpoint" | "refresh" => {
+            StatementFacts::plain(Reason::Maintenance)
+        }
+        "set" => outcome(session::set(sql, rest)),
+        "reset" => outcome(session::reset(rest)),
+        "show" => outcome(session::show(rest)),
+        "discard" => outcome(session::discard(rest)),
+        _ => session_statement(sql, word, pieces, rest),
+    }
+}
+
+fn session_statement(
+    sql: &[u8],
+    word: &str,
+    pieces: &[Piece<'_>],
+    rest: &[Piece<'_>],
+) -> StatementFacts {
+    let state = || StatementFacts::plain(Reason::SessionState);
+    match word {
+        "listen" => state().pinned(PinReason::Listen),
+        "unlisten" | "notify" | "fetch" | "move" | "close" => state(),
+        "declare" => declare(sql, rest),
+        "prepare" | "deallocate" => state().pinned(PinReason::SqlPrepare),
+        "load" => state().pinned(PinReason::Load),
+        "execute" => StatementFacts::plain(Reason::Code).pinned(PinReason::SqlPrepare),
+        "do" | "call" => StatementFacts::plain(Reason::Code)
+            .pinned(PinReason::UnknownCode)
+            .changing_catalog(),
+        "create" | "alter" | "drop" | "import" | "reassign" => definition(sql, pieces),
+        "grant" | "revoke" | "comment" | "security" => StatementFacts::plain(Reason::Ddl),
+        _ => StatementFacts::doubtful(Reason::ParseFailed),
+    }
+}
+
+fn outcome(outcome: Outcome) -> StatementFacts {
+    let proof = match outcome.reason {
+        Reason::Show => Proof::Read(Reason::Show),
+        reason => Proof::Write(reason),
+    };
+    StatementFacts {
+        transaction: outcome.transaction,
+        session: outcome.session,
+        ..StatementFacts::new(proof, References::default())
+    }
+}
+
+/// A statement that is no read, with the functions it calls.
+fn calling(sql: &[u8], pieces: &[Piece<'_>], reason: Reason) -> StatementFacts {
+    StatementFacts::new(Proof::Write(reason), references::calls_only(sql, pieces))
+}
+
+fn query_facts(sql: &[u8], pieces: &[Piece<'_>]) -> StatementFacts {
+    match query::prove(sql, pieces) {
+        Ok(references) => StatementFacts::new(Proof::Query, references),
+        Err(reason) => {
+            let facts = calling(sql, pieces, reason);
+            if reason == Reason::SelectInto {
+                select_into(facts, pieces)
+            } else {
+                facts
+            }
+        }
+    }
+}
+
+fn select_into(facts: StatementFacts, pieces: &[Piece<'_>]) -> StatementFacts {
+    let temporary = pieces.windows(2).any(|pair| match pair {
+        [into, next] => into.is("into") && is_temporary_word(next),
+        _ => false,
+    });
+    let local = pieces.windows(3).any(|three| match three {
+        [into, _, next] => into.is("into") && is_temporary_word(next),
+        _ => false,
+    });
+    if temporary || local || names_temporary_schema(pieces) {
+        facts.pinned(PinReason::TemporaryObject)
+    } else {
+        facts.changing_catalog()
+    }
+}
+
+fn is_temporary_word(piece: &Piece<'_>) -> bool {
+    piece.is("temp") || piece.is("temporary")
+}
+
+fn names_temporary_schema(pieces: &[Piece<'_>]) -> bool {
+    pieces
+        .iter()
+        .any(|piece| piece.is_name() && piece.text.starts_with("pg_temp"))
+}
+
+/// CREATE, ALTER, DROP and their like.
+fn definition(sql: &[u8], pieces: &[Piece<'_>]) -> StatementFacts {
+    let creates = pieces.first().is_some_and(|piece| piece.is("create"));
+    // CREATE [OR REPLACE] [LOCAL | GLOBAL] TEMP ... [RECURSIVE] VIEW
+    let temporary = creates && pieces.iter().take(5).any(is_temporary_word);
+    if temporary || names_temporary_schema(pieces) {
+        let facts = calling(sql, pieces, Reason::Ddl).pinned(PinReason::TemporaryObject);
+        return if creates {
+            facts
+        } else {
+            facts.changing_catalog()
+        };
+    }
+    let runs_query = creates
+        && pieces.windows(3).any(begins_query)
+        && pieces
+            .iter()
+            .take(4)
+            .any(|piece| piece.is("table") || piece.is("materialized"));
+    let calls = references::calls_only(sql, pieces);
+    let proof = if runs_query {
+        Proof::Write(Reason::Ddl)
+    } else {
+        Proof::Definition(Reason::Ddl)
+    };
+    StatementFacts::new(proof, calls).changing_catalog()
+}
+
+/// `AS SELECT`, `AS (SELECT`, and their like.
+fn begins_query(three: &[Piece<'_>]) -> bool {
+    let query = |piece: &Piece<'_>| {
+        ["select", "with", "values", "table", "execute"]
+            .iter()
+            .any(|word| piece.is(word))
+    };
+    match three {
+        [word, next, after] => {
+            word.is("as") && (query(next) || (next.is_symbol(b'(') && query(after)))
+        }
+        _ => false,
+    }
+}
+
+fn declare(sql: &[u8], rest: &[Piece<'_>]) -> StatementFacts {
+    let facts = calling(sql, rest, Reason::SessionState);
+    let head = rest.iter().take_while(|piece| !piece.is("for"));
+    let words: Vec<Option<&str>> = head.map(Piece::word).collect();
+    if words
+        .windows(2)
+        .any(|pair| pair == [Some("with"), Some("hold")])
+    {
+        facts.pinned(PinReason::HeldCursor)
+    } else {
+        facts
+    }
+}
+
+/// EXPLAIN, with `rest` right of the word.
+fn explain(sql: &[u8], rest: &[Piece<'_>]) -> StatementFacts {
+    let (analyses, explained) = explain_options(rest);
+    let inner = match explained.first() {
+        Some(first) if !first.is("explain") => statement(sql, explained),
+        _ => return StatementFacts::doubtful(Reason::ParseFailed),
+    };
+    if inner.transaction != TransactionControl::None {
+        return StatementFacts::doubtful(Reason::ParseFailed);
+    }
+    match (inner.proof, analyses) {
+        (Proof::Query, _) => inner,
+        (Proof::Read(_), _) => StatementFacts::doubtful(Reason::ParseFailed),
+        (Proof::Write(_) | Proof::Definition(_), Analyses::Yes) => StatementFacts {
+            proof: Proof::Write(match inner.proof {
+                Proof::Write(
+                    reason @ (Reason::ParseFailed | Reason::TooLong | Reason::NotUtf8),
+                ) => reason,
+                Proof::Query | Proof::Read(_) | Proof::Write(_) | Proof::Definition(_) => {
+                    Reason::ExplainAnalyzeWrite
+                }
+            }),
+            ..inner
+        },
+        // Planning changes neither the session nor the catalog.
+        (Proof::Write(reason) | Proof::Definition(reason), Analyses::No) => {
+            StatementFacts::plain(reason)
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Analyses {
+    Yes,
+    No,
+}
+
+/// Whether EXPLAIN runs the statement, and the statement's tokens.
+fn explain_options<'p, 'a>(rest: &'p [Piece<'a>]) -> (Analyses, &'p [Piece<'a>]) {
+    let words = rest
+        .iter()
+        .take_while(|piece| piece.is("analyze") || piece.is("analyse") || piece.is("verbose"));
+    let count = words.count();
+    if count > 0 {
+        let analyses = rest.iter().take(count).any(|piece| !piece.is("verbose"));
+        let explained = rest.get(count..).unwrap_or_default();
+        return (
+            if analyses {
+                Analyses::Yes
+            } else {
+                Analyses::No
+            },
+            explained,
+        );
+    }
+    // A parenthesis may also open the statement itself.
+    let option_list = rest.first().is_some_and(|piece| piece.is_symbol(b'('))
+        && rest.get(1).and_then(Piece::word).is_some_and(|word| {
+            !matches!(
+                word,
+                "select" | "with" | "values" | "table" | "insert" | "update" | "delete"
+            )
+        });
+    let close = rest.iter().position(|piece| piece.is_symbol(b')'));
+    match (option_list, close) {
+        (true, Some(close)) => {
+            let options = rest.get(1..close).unwrap_or_default();
+            (
+                analyze_option(options),
+                rest.get(close + 1..).unwrap_or_default(),
+            )
+        }
+        _ => (Analyses::No, rest),
+    }
+}
+
+/// ANALYZE without a value, or with any but FALSE and OFF, means yes; so does a value we cannot see.
+fn analyze_option(options: &[Piece<'_>]) -> Analyses {
+    let mut analyses = Analyses::No;
+    for option in options.split(|piece| piece.is_symbol(b',')) {
+        if option
+            .first()
+            .is_some_and(|name| name.is("analyze") || name.is("analyse"))
+        {
+            let off = option
+                .get(1)
+                .is_some_and(|value| value.is("false") || value.is("off"));
+            analyses = if off { Analyses::No } else { Analyses::Yes };
+        }
+    }
+    analyses
+}
+
+/// COPY, with `rest` right of the word.
+fn copy(sql: &[u8], rest: &[Piece<'_>]) -> StatementFacts {
+    let Some((source, tail)) = copy_source(rest) else {
+        return calling(sql, rest, Reason::CopyWrite);
+    };
+    let to_client = tail.first().is_some_and(|piece| piece.is("to"))
+        && tail
+            .get(1)
+            .is_some_and(|piece| piece.is("stdout") || piece.is("stdin"));
+    let from_client = tail.first().is_some_and(|piece| piece.is("from"))
+        && tail
+            .get(1)
+            .is_some_and(|piece| piece.is("stdin") || piece.is("stdout"));
+    if from_client {
+        return StatementFacts::plain(Reason::Write);
+    }
+    if !to_client {
+        return calling(sql, rest, Reason::CopyWrite);
+    }
+    match source {
+        Source::Relation(name) => StatementFacts::new(
+            Proof::Query,
+            References {
+                relations: Box::new([name]),
+                ..References::default()
+            },
+        ),
+        Source::Query(pieces) => {
+            let modifies = pieces
+                .first()
+                .and_then(Piece::word)
+                .is_some_and(|word| matches!(word, "insert" | "update" | "delete" | "merge"));
+            if modifies {
+                return calling(sql, pieces, Reason::CopyWrite);
+            }
+            match query::prove(sql, pieces) {
+                Ok(references) => StatementFacts::new(Proof::Query, references),
+                Err(reason) => calling(sql, pieces, reason),
+            }
+        }
+    }
+}
+
+/// What COPY copies.
+#[derive(Debug)]
+enum Source<'p, 'a> {
+    Relation(RelationUse),
+    Query(&'p [Piece<'a>]),
+}
+
+/// The source and what stands right of it: TO or FROM.
+fn copy_source<'p, 'a>(rest: &'p [Piece<'a>]) -> Option<(Source<'p, 'a>, &'p [Piece<'a>])> {
+    if rest.first()?.is_symbol(b'(') {
+        let close = matching(rest)?;
+        return Some((Source::Query(rest.get(1..close)?), rest.get(close + 1..)?));
+    }
+    let rest = match rest {
+        [binary, next, ..] if binary.is("binary") && next.is_name() => rest.get(1..)?,
+        _ => rest,
+    };
+    let parts = rest
+        .iter()
+        .enumerate()
+        .take_while(|(at, piece)| {
+            if at % 2 == 0 {
+                piece.is_name()
+            } else {
+                piece.is_symbol(b'.')
+            }
+        })
+        .count();
+    let name = rest.get(parts.checked_sub(1)?)?;
+    let schema = parts.checked_sub(3).and_then(|at| rest.get(at));
+    let relation = RelationUse {
+        name: references::Name {
+            schema: schema.map(|schema| Box::from(&*schema.text)),
+            name: Box::from(&*name.text),
+        },
+        origin: references::Origin::Relation,
+    };
+    let tail = rest.get(parts..)?;
+    let tail = match tail.first() {
+        Some(open) if open.is_symbol(b'(') => tail.get(matching(tail)? + 1..)?,
+        _ => tail,
+    };
+    Some((Source::Relation(relation), tail))
+}
+
+/// The index of the parenthesis that closes the first one.
+fn matching(pieces: &[Piece<'_>]) -> Option<usize> {
+    let mut depth = 0_usize;
+    pieces.iter().position(|piece| {
+        match piece.kind {
+            Kind::Symbol(b'(') => depth += 1,
+            Kind::Symbol(b')') => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth == 0
+    })
+}

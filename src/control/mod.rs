@@ -1,1 +1,3 @@
 //! Measures the nodes and publishes what was found.
+
+pub mod catalog;

@@ -177,6 +177,11 @@ fn stricter(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    #![expect(
+        clippy::unchecked_time_subtraction,
+        reason = "the clock of a running machine is far from its beginning"
+    )]
+
     use super::*;
     use crate::core::policy::OnNoReplica;
 

@@ -1,3 +1,8 @@
+#![expect(
+    clippy::unchecked_time_subtraction,
+    reason = "the clock of a running machine is far from its beginning"
+)]
+
 use super::*;
 use crate::core::lsn::Lsn;
 use crate::core::policy::ReadAfterWrite;

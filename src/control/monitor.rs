@@ -1,0 +1,269 @@
+//! Keeps every node of a cluster measured: one probe loop per node.
+//!
+//! Invariants:
+//! * One probe of a node is under way at most, whoever waits for it.
+//! * Fast probing ends by itself when nobody asks any more.
+//! * A failed probe is repeated at once, then with growing pauses.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::{Instant as TokioInstant, sleep, sleep_until};
+
+use super::limits::{
+    MONITOR_BACKOFF, PROBE_EAGER_PERIOD, PROBE_INTERVAL, PROBE_INTERVAL_WITHOUT_PRIMARY,
+    PROBE_MIN_INTERVAL, PROBE_PATIENT_INTERVAL, PROBE_WANTED_PERIOD,
+};
+use super::probe::{Answer, ProbeConnection, ProbeError};
+use super::publisher::Publisher;
+use crate::config::{ClusterConfig, NodeConfig};
+use crate::core::freshness::observer::ClusterObserver;
+use crate::core::snapshot::NodeId;
+use crate::world::ClusterWorld;
+
+/// Measures the nodes of `cluster` and publishes into `world` until the future is dropped.
+pub async fn watch_cluster(cluster: Arc<ClusterConfig>, world: Arc<ClusterWorld>) {
+    let watch = Arc::new(Watch {
+        publisher: Publisher::new(&cluster, world),
+        wakes: cluster.nodes.iter().map(|_| Notify::new()).collect(),
+        cluster: Arc::clone(&cluster),
+    });
+    let mut loops = JoinSet::new();
+    for (id, node) in (0..).zip(&cluster.nodes) {
+        let watcher = NodeWatcher {
+            id: NodeId(id),
+            node: node.clone(),
+            watch: Arc::clone(&watch),
+        };
+        loops.spawn(watcher.run());
+    }
+    loops.spawn(Arc::clone(&watch).judge_regularly());
+    while let Some(ended) = loops.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(cluster = &*cluster.name, %error, "a probe loop ended");
+        }
+    }
+}
+
+/// What the loops of one cluster share.
+#[derive(Debug)]
+struct Watch {
+    cluster: Arc<ClusterConfig>,
+    publisher: Publisher,
+    /// By node id: probe this replica now.
+    wakes: Vec<Notify>,
+}
+
+impl Watch {
+    /// Staleness grows without any answer: somebody must notice.
+    async fn judge_regularly(self: Arc<Self>) {
+        loop {
+            sleep(PROBE_INTERVAL).await;
+            self.publisher.observe(|_| {});
+        }
+    }
+
+    /// Whether somebody waits for `node` to be fresher than it is proved to be, and since when at
+    /// most.
+    fn wanted_for(&self, node: NodeId, now: Instant) -> Option<Duration> {
+        let newest = self.publisher.world().demand.newest_floor();
+        let proved = self.publisher.look(|observer| observer.fresh_as_of(node));
+        let since = now.saturating_duration_since(newest);
+        (Some(newest) > proved && since < PROBE_WANTED_PERIOD).then_some(since)
+    }
+
+    /// Wakes the loops of the replicas that somebody waits for.
+    fn wake_wanted(&self, now: Instant) {
+        for (id, wake) in (0..).zip(&self.wakes) {
+            if self.wanted_for(NodeId(id), now).is_some() {
+                wake.notify_one();
+            }
+        }
+    }
+}
+
+/// The loop of one node.
+struct NodeWatcher {
+    id: NodeId,
+    node: NodeConfig,
+    watch: Arc<Watch>,
+}
+
+/// What the last answer said, as far as the pace of probing depends on it.
+#[derive(Debug, Clone, Copy)]
+enum Pace {
+    Primary { asked_at: Instant },
+    Replica { asked_at: Instant },
+}
+
+impl NodeWatcher {
+    async fn run(self) {
+        let mut pauses = Backoff::default();
+        loop {
+            let error = match ProbeConnection::open(&self.node, &self.watch.cluster.monitor).await {
+                Ok(mut connection) => {
+                    let error = self
+                        .probe_while_answering(&mut connection, &mut pauses)
+                        .await;
+                    tracing::debug!(node = &*self.node.name, %error, "monitor connection lost");
+                    error
+                }
+                Err(error) => {
+                    tracing::debug!(node = &*self.node.name, %error, "monitor cannot connect");
+                    error
+                }
+            };
+            self.watch.publisher.observe(|observer| {
+                if error.is_busy() {
+                    observer.on_busy(self.id);
+                } else {
+                    observer.on_failed(self.id);
+                }
+            });
+            sleep(pauses.next_pause()).await;
+        }
+    }
+
+    /// Probes until a probe fails.
+    async fn probe_while_answering(
+        &self,
+        connection: &mut ProbeConnection,
+        pauses: &mut Backoff,
+    ) -> ProbeError {
+        let identity = connection.identity();
+        self.watch
+            .publisher
+            .observe(|observer| observer.on_connected(self.id, identity));
+        loop {
+            let answer = match connection.ask().await {
+                Ok(answer) => answer,
+                Err(error) => return error,
+            };
+            pauses.reset();
+            let pace = self.take(answer);
+            self.pause(connection, pace).await;
+        }
+    }
+
+    fn take(&self, answer: Answer) -> Pace {
+        match answer {
+            Answer::Primary(sample) => {
+                self.watch
+                    .publisher
+                    .observe(|observer| observer.on_primary(self.id, sample));
+                self.watch.wake_wanted(sample.received);
+                Pace::Primary {
+                    asked_at: sample.sent,
+                }
+            }
+            Answer::Replica(sample, _) => {
+                self.watch
+                    .publisher
+                    .observe(|observer| observer.on_replica(self.id, sample));
+                Pace::Replica {
+                    asked_at: sample.sent,
+                }
+            }
+        }
+    }
+
+    /// Waits until the next probe is due or the connection is lost.
+    async fn pause(&self, connection: &mut ProbeConnection, pace: Pace) {
+        tokio::select! {
+            () = self.probe_due(pace) => {}
+            () = connection.lost() => {}
+        }
+    }
+
+    async fn probe_due(&self, pace: Pace) {
+        match pace {
+            Pace::Primary { asked_at } => self.primary_due(asked_at).await,
+            Pace::Replica { asked_at } => self.replica_due(asked_at).await,
+        }
+    }
+
+    /// A primary is asked again when somebody wants to see something later than the last question.
+    async fn primary_due(&self, asked_at: Instant) {
+        let elected = self.watch.publisher.look(ClusterObserver::primary);
+        if elected != Some(self.id) {
+            return sleep_after(asked_at, PROBE_INTERVAL_WITHOUT_PRIMARY).await;
+        }
+        let demand = &self.watch.publisher.world().demand;
+        tokio::select! {
+            () = sleep_after(asked_at, PROBE_INTERVAL) => {}
+            _ = demand.asked_beyond(asked_at) => sleep_after(asked_at, PROBE_MIN_INTERVAL).await,
+        }
+    }
+
+    /// A replica is asked again quickly while somebody waits for it, and at once when a new
+    /// position of the primary has come that it did not have yet.
+    async fn replica_due(&self, asked_at: Instant) {
+        let (Some(wake), elected) = (
+            self.watch.wakes.get(self.id.index()),
+            self.watch.publisher.look(ClusterObserver::primary),
+        ) else {
+            return sleep_after(asked_at, PROBE_INTERVAL).await;
+        };
+        let slow = if elected.is_some() {
+            PROBE_INTERVAL
+        } else {
+            PROBE_INTERVAL_WITHOUT_PRIMARY
+        };
+        let interval = match self.watch.wanted_for(self.id, Instant::now()) {
+            None => slow,
+            Some(since) if since < PROBE_EAGER_PERIOD => PROBE_MIN_INTERVAL,
+            Some(_) => PROBE_PATIENT_INTERVAL,
+        };
+        tokio::select! {
+            () = sleep_after(asked_at, interval) => {}
+            () = wake.notified() => {}
+        }
+    }
+}
+
+/// Sleeps until `interval` after `from`; not at all if that has passed.
+async fn sleep_after(from: Instant, interval: Duration) {
+    let due = TokioInstant::from_std(from) + interval;
+    if due > TokioInstant::now() {
+        sleep_until(due).await;
+    }
+}
+
+/// Pauses between attempts: none first, then doubling up to a limit.
+#[derive(Debug, Default)]
+struct Backoff {
+    last: Option<Duration>,
+}
+
+impl Backoff {
+    fn reset(&mut self) {
+        self.last = None;
+    }
+
+    fn next_pause(&mut self) -> Duration {
+        let (first, longest) = MONITOR_BACKOFF;
+        let pause = match self.last {
+            None => Duration::ZERO,
+            Some(Duration::ZERO) => first,
+            Some(last) => last.saturating_mul(2).min(longest),
+        };
+        self.last = Some(pause);
+        pause
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_attempt_is_made_at_once_and_the_pauses_are_bounded() {
+        let mut backoff = Backoff::default();
+        let pauses: Vec<u128> = (0..7).map(|_| backoff.next_pause().as_millis()).collect();
+        assert_eq!(pauses, [0, 50, 100, 200, 400, 500, 500]);
+        backoff.reset();
+        assert_eq!(backoff.next_pause(), Duration::ZERO);
+    }
+}

@@ -1,0 +1,357 @@
+//! Asks one node what it is and how far it has come: one connection, one round trip a probe.
+//!
+//! Invariants:
+//! * Role and positions come from the same row, so a position is never read in the wrong role.
+//! * Every network await has a deadline; no error carries a password.
+//! * A value that is NULL or malformed is an error or `None`, never zero.
+
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::PgLsn;
+use tokio_postgres::{Client, NoTls, Row, Statement};
+
+use super::limits::{MONITOR_CONNECT_DEADLINE, PROBE_DEADLINE};
+use crate::config::{MonitorConfig, NodeConfig};
+use crate::core::freshness::observer::NodeIdentity;
+use crate::core::freshness::{PrimarySample, ReplicaSample, WalGeometry};
+use crate::core::lsn::Lsn;
+
+/// What holds for as long as a connection lives.
+const IDENTITY_SQL: &str = "\
+SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::int8,
+       (SELECT system_identifier FROM pg_control_system()),
+       pg_size_bytes(current_setting('wal_block_size')),
+       pg_size_bytes(current_setting('wal_segment_size')),
+       current_setting('server_version'),
+       pg_has_role('pg_read_all_stats', 'USAGE')";
+
+/// Role and positions.
+///
+/// `OFFSET 0` keeps each level a step of its own: the role is read once, before the positions; the
+/// replay position before the receiver's timeline, so that a position is never taken for one of an
+/// older timeline than its own. Without a receiver (archive recovery, or cut off) the control file
+/// tells the timeline; with a receiver whose timeline is hidden (privilege missing) nothing does.
+const PROBE_SQL: &str = "\
+SELECT p.in_recovery, p.flush, p.insert, p.replay, p.receive,
+       CASE WHEN p.in_recovery THEN
+         CASE WHEN r.pid IS NOT NULL THEN r.received_tli
+              ELSE (SELECT greatest(c.timeline_id, m.min_recovery_end_timeline)
+                    FROM pg_control_checkpoint() c, pg_control_recovery() m) END
+       ELSE ('x' || left(pg_walfile_name(p.flush), 8))::bit(32)::int4 END,
+       CASE WHEN NOT p.in_recovery THEN
+         (extract(epoch FROM current_setting('wal_writer_delay')::interval) * 1000)::int8 END,
+       r.status,
+       CASE WHEN p.in_recovery THEN pg_get_wal_replay_pause_state() END
+FROM (SELECT s.in_recovery,
+             CASE WHEN NOT s.in_recovery THEN pg_current_wal_flush_lsn() END AS flush,
+             CASE WHEN NOT s.in_recovery THEN pg_current_wal_insert_lsn() END AS insert,
+             CASE WHEN s.in_recovery THEN pg_last_wal_replay_lsn() END AS replay,
+             CASE WHEN s.in_recovery THEN pg_last_wal_receive_lsn() END AS receive
+      FROM (SELECT pg_is_in_recovery() AS in_recovery OFFSET 0) s OFFSET 0) p
+LEFT JOIN LATERAL (SELECT w.pid, w.status, w.received_tli
+                   FROM pg_stat_wal_receiver w WHERE p.in_recovery OFFSET 0) r ON true";
+
+/// Why a node could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// No answer in time.
+    #[error("no answer within {}", humane(*.0))]
+    Deadline(Duration),
+    /// The connection could not be made, was lost, or the server refused.
+    #[error("{}", describe(.0))]
+    Postgres(#[from] tokio_postgres::Error),
+    /// The server answered something that is not what this probe asks for.
+    #[error("unexpected answer: {0}")]
+    Answer(&'static str),
+}
+
+fn humane(duration: Duration) -> String {
+    format!("{} ms", duration.as_millis())
+}
+
+/// The server's own message with its SQLSTATE, or the library's kind of error with its cause.
+fn describe(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(db) => format!("{} ({})", db.message(), db.code().code()),
+        None => match std::error::Error::source(error) {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        },
+    }
+}
+
+impl ProbeError {
+    /// Whether the server is alive and only lacks room for one more connection (class 53).
+    pub fn is_busy(&self) -> bool {
+        match self {
+            Self::Postgres(error) => error
+                .code()
+                .is_some_and(|code| *code == SqlState::TOO_MANY_CONNECTIONS),
+            Self::Deadline(_) | Self::Answer(_) => false,
+        }
+    }
+}
+
+/// What one probe found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// Not in recovery.
+    Primary(PrimarySample),
+    /// In recovery.
+    Replica(ReplicaSample, ReplicaDetail),
+}
+
+/// What a replica tells beside its replay position; for display only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplicaDetail {
+    /// `pg_last_wal_receive_lsn()`; `None` if nothing was ever streamed.
+    pub receive: Option<Lsn>,
+    /// Whether a WAL receiver is streaming; `None` when the privilege to know is missing.
+    pub streaming: Option<Streaming>,
+    /// Whether replay is paused or about to be.
+    pub replay: ReplayState,
+}
+
+/// `pg_stat_wal_receiver.status`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Streaming {
+    /// `streaming`.
+    Yes,
+    /// No receiver, or one in another state.
+    No,
+}
+
+/// `pg_get_wal_replay_pause_state()`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplayState {
+    /// `not paused`.
+    Running,
+    /// `paused` or `pause requested`.
+    Paused,
+}
+
+/// A connection for probes of one node.
+#[derive(Debug)]
+pub struct ProbeConnection {
+    client: Client,
+    probe: Statement,
+    identity: NodeIdentity,
+    server_version: String,
+    privilege: Privilege,
+    driver: Driver,
+}
+
+/// Whether the monitor's role may read all statistics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Privilege {
+    Granted,
+    Missing,
+}
+
+/// The task that moves the connection's bytes; ends with its owner.
+#[derive(Debug)]
+struct Driver(JoinHandle<()>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl ProbeConnection {
+    /// Connects and learns the node's identity.
+    ///
+    /// # Errors
+    /// When the node cannot be reached within `MONITOR_CONNECT_DEADLINE`, refuses, or does not
+    /// answer as PostgreSQL does.
+    pub async fn open(node: &NodeConfig, monitor: &MonitorConfig) -> Result<Self, ProbeError> {
+        timeout(
+            MONITOR_CONNECT_DEADLINE,
+            Self::open_unbounded(node, monitor),
+        )
+        .await
+        .map_err(|_| ProbeError::Deadline(MONITOR_CONNECT_DEADLINE))?
+    }
+
+    async fn open_unbounded(
+        node: &NodeConfig,
+        monitor: &MonitorConfig,
+    ) -> Result<Self, ProbeError> {
+        let (client, connection) = tokio_postgres::Config::new()
+            .host(&node.host)
+            .port(node.port)
+            .user(&monitor.user)
+            .password(monitor.password.expose())
+            .dbname(&monitor.database)
+            .application_name("pgweir-monitor")
+            .connect(NoTls)
+            .await?;
+        // A lost connection shows in the client, so the driver's own result says nothing more.
+        let driver = Driver(tokio::spawn(async move { drop(connection.await) }));
+        let row = client.query_one(IDENTITY_SQL, &[]).await?;
+        let identity = identity(&row)?;
+        let privilege = if row.try_get(5)? {
+            Privilege::Granted
+        } else {
+            Privilege::Missing
+        };
+        Ok(Self {
+            probe: client.prepare(PROBE_SQL).await?,
+            identity,
+            server_version: row.try_get(4)?,
+            privilege,
+            client,
+            driver,
+        })
+    }
+
+    /// What the node said of itself when the connection was made.
+    pub const fn identity(&self) -> NodeIdentity {
+        self.identity
+    }
+
+    /// Resolves when the connection has ended.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn lost(&mut self) {
+        if !self.driver.0.is_finished() {
+            // How the task ended does not matter: the next probe fails.
+            drop((&mut self.driver.0).await);
+        }
+    }
+
+    /// Asks once.
+    ///
+    /// # Errors
+    /// When the answer does not come within `PROBE_DEADLINE` or is not usable; the connection is
+    /// not usable afterwards.
+    ///
+    /// # Cancel safety
+    /// The connection is not usable after this future is dropped unfinished.
+    pub async fn ask(&self) -> Result<Answer, ProbeError> {
+        let sent = Instant::now();
+        let row = timeout(PROBE_DEADLINE, self.client.query_one(&self.probe, &[]))
+            .await
+            .map_err(|_| ProbeError::Deadline(PROBE_DEADLINE))??;
+        answer(&row, sent, Instant::now())
+    }
+}
+
+fn identity(row: &Row) -> Result<NodeIdentity, ProbeError> {
+    let size = |column| {
+        let bytes: i64 = row.try_get(column)?;
+        u64::try_from(bytes).map_err(|_| ProbeError::Answer("a negative size"))
+    };
+    Ok(NodeIdentity {
+        started_at_unix_micros: row.try_get(0)?,
+        system_identifier: row.try_get(1)?,
+        geometry: WalGeometry::new(size(2)?, size(3)?)
+            .ok_or(ProbeError::Answer("WAL sizes that are no powers of two"))?,
+    })
+}
+
+fn answer(row: &Row, sent: Instant, received: Instant) -> Result<Answer, ProbeError> {
+    let timeline = timeline(row)?;
+    if row.try_get(0)? {
+        let sample = ReplicaSample {
+            sent,
+            received,
+            timeline,
+            replay: lsn(row, 3)?.ok_or(ProbeError::Answer("no replay position"))?,
+        };
+        return Ok(Answer::Replica(sample, detail(row)?));
+    }
+    let millis: i64 = row.try_get(6)?;
+    Ok(Answer::Primary(PrimarySample {
+        sent,
+        received,
+        timeline: timeline.ok_or(ProbeError::Answer("no timeline"))?,
+        flush: lsn(row, 1)?.ok_or(ProbeError::Answer("no flush position"))?,
+        insert: lsn(row, 2)?.ok_or(ProbeError::Answer("no insert position"))?,
+        wal_writer_delay: u64::try_from(millis)
+            .map(Duration::from_millis)
+            .map_err(|_| ProbeError::Answer("a negative wal_writer_delay"))?,
+    }))
+}
+
+fn timeline(row: &Row) -> Result<Option<u32>, ProbeError> {
+    let timeline: Option<i32> = row.try_get(5)?;
+    match timeline.map(u32::try_from) {
+        None | Some(Ok(0)) => Ok(None),
+        Some(Ok(timeline)) => Ok(Some(timeline)),
+        Some(Err(_)) => Err(ProbeError::Answer("a timeline beyond 2^31")),
+    }
+}
+
+fn lsn(row: &Row, column: usize) -> Result<Option<Lsn>, ProbeError> {
+    let position: Option<PgLsn> = row.try_get(column)?;
+    Ok(position.map(|position| Lsn(position.into())))
+}
+
+fn detail(row: &Row) -> Result<ReplicaDetail, ProbeError> {
+    let status: Option<String> = row.try_get(7)?;
+    let timeline: Option<i32> = row.try_get(5)?;
+    let pause: Option<String> = row.try_get(8)?;
+    Ok(ReplicaDetail {
+        receive: lsn(row, 4)?,
+        streaming: match (status.as_deref(), timeline) {
+            (Some("streaming"), _) => Some(Streaming::Yes),
+            (Some(_), _) | (None, Some(_)) => Some(Streaming::No),
+            (None, None) => None,
+        },
+        replay: match pause.as_deref() {
+            Some("paused" | "pause requested") => ReplayState::Paused,
+            Some(_) | None => ReplayState::Running,
+        },
+    })
+}
+
+/// One node, asked once: for `check --connect`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbeReport {
+    /// `server_version`.
+    pub server_version: String,
+    /// What holds for the life of the server process.
+    pub identity: NodeIdentity,
+    /// Role, timeline and positions.
+    pub answer: Answer,
+    /// Privileges the monitor's role lacks, by the name of the predefined role to grant.
+    pub missing_privileges: Vec<&'static str>,
+}
+
+impl ProbeReport {
+    /// How many bytes of WAL this node's answer is behind a primary's; `None` on a primary. Two
+    /// answers of different instants: good for display, never for routing.
+    pub fn lag_bytes(&self, primary: &PrimarySample) -> Option<u64> {
+        match &self.answer {
+            Answer::Primary(_) => None,
+            Answer::Replica(sample, _) => Some(primary.flush.bytes_ahead_of(sample.replay)),
+        }
+    }
+}
+
+/// Connects to `node`, asks once and disconnects.
+///
+/// # Errors
+/// When the node cannot be reached or does not answer in time.
+pub async fn probe_once(
+    node: &NodeConfig,
+    monitor: &MonitorConfig,
+) -> Result<ProbeReport, ProbeError> {
+    let connection = ProbeConnection::open(node, monitor).await?;
+    let answer = connection.ask().await?;
+    let missing_privileges = match connection.privilege {
+        Privilege::Granted => vec![],
+        Privilege::Missing => vec!["pg_monitor"],
+    };
+    Ok(ProbeReport {
+        server_version: connection.server_version.clone(),
+        identity: connection.identity,
+        answer,
+        missing_privileges,
+    })
+}

@@ -6,6 +6,7 @@
 #![allow(
     dead_code,
     unused_imports,
+    unreachable_pub,
     reason = "each test target uses its own part"
 )]
 

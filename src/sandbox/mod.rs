@@ -12,6 +12,8 @@
 mod account;
 mod binaries;
 mod cluster;
+mod command;
+mod containers;
 mod error;
 pub mod limits;
 mod node;
@@ -25,6 +27,7 @@ mod workspace;
 
 pub use self::binaries::SearchPath;
 pub use self::cluster::{ClusterOptions, Identity, LocalCluster};
+pub use self::command::{SandboxArgs, run};
 pub use self::error::SandboxError;
 pub use self::ports::{free_port, is_free};
 pub use self::verbs::TextRows;

@@ -59,6 +59,7 @@ watch() {
     for data in "$1"/*/data; do
         release "$data"
     done
+    [ ! -f "$1/cleanup.sh" ] || sh "$1/cleanup.sh"
     rm -rf "$1"
 }
 

@@ -9,9 +9,7 @@ use std::os::unix::process::CommandExt as _;
 use tokio::io::AsyncWriteExt as _;
 
 use super::account::Account;
-use super::binaries::SearchPath;
 use super::error::SandboxError;
-use super::provision;
 
 /// Variables of libpq and the server that would change what the programs do.
 const FOREIGN_VARIABLES: [&str; 9] = [
@@ -39,20 +37,14 @@ pub(super) struct Toolchain {
 }
 
 impl Toolchain {
-    /// The programs found on this machine.
-    ///
-    /// # Errors
-    ///
-    /// [`SandboxError::NoBinaries`], [`SandboxError::NoAccount`].
-    pub(super) fn find() -> Result<Self, SandboxError> {
-        let search = SearchPath::from_environment();
-        let directory = search.find().ok_or_else(|| SandboxError::NoBinaries {
-            hint: provision::hint(&search),
-        })?;
-        Ok(Self {
-            directory,
-            account: Account::for_servers()?,
-        })
+    /// The programs in `directory`, run as `account`.
+    pub(super) fn new(directory: PathBuf, account: Account) -> Self {
+        Self { directory, account }
+    }
+
+    /// Where the programs are.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// Runs a program to its end in `directory`, with `input` on its standard input.
@@ -132,8 +124,22 @@ impl Toolchain {
     }
 }
 
-/// Runs `command` to its end.
-async fn finish(program: &str, command: Command, input: &str) -> Result<(), SandboxError> {
+/// Runs `command` to its end with `input` on its standard input. It is killed if this is dropped.
+///
+/// # Errors
+///
+/// [`SandboxError::Program`] if it fails, [`SandboxError::Io`] if it cannot be run.
+pub(super) async fn finish(
+    program: &str,
+    mut command: Command,
+    input: &str,
+) -> Result<(), SandboxError> {
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    // Ctrl-C in the terminal is for us.
+    command.process_group(0);
     let mut command = tokio::process::Command::from(command);
     let mut child = command
         .kill_on_drop(true)
@@ -156,7 +162,7 @@ async fn finish(program: &str, command: Command, input: &str) -> Result<(), Sand
 }
 
 /// Turns a failure of a program into an error with the end of its output.
-pub(super) fn succeeded(program: &str, output: &Output) -> Result<(), SandboxError> {
+fn succeeded(program: &str, output: &Output) -> Result<(), SandboxError> {
     if output.status.success() {
         return Ok(());
     }

@@ -54,6 +54,16 @@ impl Workspace {
         &self.path
     }
 
+    /// Has shell text run before the directory is removed.
+    ///
+    /// # Errors
+    ///
+    /// [`SandboxError::Io`] if the system refuses.
+    pub(super) fn on_removal(&self, script: &str) -> Result<(), SandboxError> {
+        let file = self.path.join("cleanup.sh");
+        fs::write(&file, script).map_err(SandboxError::path("writing", file))
+    }
+
     fn make_directory(&self, account: Account) -> Result<(), SandboxError> {
         DirBuilder::new()
             .mode(0o700)

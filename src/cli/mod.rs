@@ -5,11 +5,14 @@
 
 mod check;
 mod run;
+mod sandbox;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::sandbox::SandboxArgs;
 
 /// A PostgreSQL proxy that splits reads from writes and proves that every read is fresh.
 #[derive(Debug, Parser)]
@@ -23,6 +26,7 @@ struct Cli {
 enum Command {
     Run(run::RunArgs),
     Check(check::CheckArgs),
+    Sandbox(SandboxArgs),
 }
 
 /// What a command ended with.
@@ -61,6 +65,7 @@ pub fn main() -> ExitCode {
     let status = match cli.command {
         Command::Run(args) => run::run(&args, &mut streams),
         Command::Check(args) => check::run(&args, &mut streams),
+        Command::Sandbox(args) => sandbox::run(&args, &mut streams),
     };
     match status {
         Ok(status) => ExitCode::from(status.code()),

@@ -25,7 +25,10 @@ use super::workspace::Workspace;
 /// The port tried first if none is asked for.
 const PROXY_PORT: u16 = 6432;
 
-/// Arguments of `pgweir sandbox`.
+/// Try pgweir out: a throw-away primary with replicas, and the proxy in front.
+///
+/// Uses the PostgreSQL programs of this machine, else containers, else installs a package (root on
+/// Debian or Ubuntu). Ctrl-C removes everything.
 #[derive(Debug, Clone, clap::Args)]
 pub struct SandboxArgs {
     /// How many streaming replicas to start (0 to 16).
@@ -46,12 +49,12 @@ pub struct SandboxArgs {
 /// # Errors
 ///
 /// Any [`SandboxError`].
-pub async fn run(args: SandboxArgs) -> Result<(), SandboxError> {
+pub async fn run(args: &SandboxArgs) -> Result<(), SandboxError> {
     let begun = Instant::now();
     tokio::select! {
         // Dropping the unfinished start removes what it has made.
         ended = interrupted() => ended?,
-        outcome = serve(&args, begun) => outcome?,
+        outcome = serve(args, begun) => outcome?,
     }
     say("everything is removed");
     Ok(())
@@ -323,8 +326,12 @@ mod tests {
     #[test]
     fn the_sandbox_configuration_is_valid() {
         let text = config(6432, 9187, &[6001, 6002, 6003]);
-        let parsed = config::parse(&text, Path::new("pgweir.yaml"), &HashMap::new()).unwrap();
-        let ports: Vec<u16> = parsed.clusters[0].nodes.iter().map(|node| node.port).collect();
+        let parsed = config::parse(&text, "pgweir.yaml", &config::ProcessEnvironment).unwrap();
+        let ports: Vec<u16> = parsed.clusters[0]
+            .nodes
+            .iter()
+            .map(|node| node.port)
+            .collect();
         assert_eq!(ports, [6001, 6002, 6003]);
     }
 }

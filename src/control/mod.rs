@@ -3,6 +3,7 @@
 //! [`monitor`] keeps one probe loop per node; each answer goes into the pure observer
 //! (`core::freshness::observer`), and [`publisher`] stores the snapshot that comes out of it.
 
+pub mod catalog;
 pub mod limits;
 pub mod monitor;
 pub mod probe;

@@ -18,6 +18,10 @@ use crate::core::statement::{PinReason, Reason};
 
 pub use build::{CatalogBuilder, Source, Target};
 
+/// The most rows of any one kind that a catalog may have; a larger one is not loaded, so that reads
+/// of its database go to the primary. A row takes 100 to 200 bytes.
+pub const ROWS_LIMIT: usize = 1_000_000;
+
 /// The catalog knowledge of one database.
 #[derive(Debug, Default)]
 pub struct Catalog {

@@ -8,8 +8,13 @@ use crate::config::Config;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is nothing that relays.
-    #[error("this build has no relay")]
-    NoRelay,
+    #[error("this build has no relay for the {clusters} clusters of {}", path.display())]
+    NoRelay {
+        /// The configuration.
+        path: PathBuf,
+        /// How many clusters it has.
+        clusters: usize,
+    },
 }
 
 /// Runs the proxy that `config`, read from `path`, describes.
@@ -17,6 +22,7 @@ pub enum Error {
 /// # Errors
 /// Why it could not start or go on.
 pub fn run(config: Config, path: PathBuf) -> Result<(), Error> {
-    tracing::info!(path = %path.display(), clusters = config.clusters.len(), "configuration loaded");
-    Err(Error::NoRelay)
+    let Config { clusters, .. } = config;
+    let clusters = clusters.len();
+    Err(Error::NoRelay { path, clusters })
 }

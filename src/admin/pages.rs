@@ -12,13 +12,12 @@ pub(super) fn readiness(snapshots: &[(Arc<str>, Arc<RoutingSnapshot>)]) -> Resul
     let mut text = String::new();
     let mut is_ready = true;
     for (name, snapshot) in snapshots {
-        let state = match snapshot.primary.and_then(|id| snapshot.node(id)) {
-            Some(primary) => format!("primary {}", primary.name),
-            None => {
-                is_ready = false;
-                why_no_primary(snapshot)
-            }
-        };
+        let primary = snapshot.primary.and_then(|id| snapshot.node(id));
+        is_ready &= primary.is_some();
+        let state = primary.map_or_else(
+            || why_no_primary(snapshot),
+            |primary| format!("primary {}", primary.name),
+        );
         line(&mut text, &format!("{name}: {state}"));
     }
     if is_ready { Ok(text) } else { Err(text) }

@@ -51,9 +51,16 @@ impl ConfigErrors {
 
     /// The one fault of a text that is not YAML.
     pub(super) fn not_yaml(file: &str, error: NotYaml) -> Self {
+        let NotYaml { line, message } = error;
+        let message = printable(&message);
+        let rule = if message.contains("duplicate entry") {
+            format!("has a key twice in the mapping that begins here: {message}")
+        } else {
+            format!("is not YAML: {message}")
+        };
         let fault = Fault {
-            line: error.line,
-            rule: format!("is not YAML: {}", printable(&error.message)),
+            line,
+            rule,
             ..Fault::default()
         };
         Self::new(file, vec![fault], 0)

@@ -17,12 +17,6 @@ use crate::config::{
 /// The longest host name (RFC 1035, section 2.3.4), in bytes.
 const HOST_BYTES: usize = 255;
 
-/// `databases` and `nodes` of all clusters so far, to find what two of them claim.
-#[derive(Default)]
-struct Claimed {
-    databases: Vec<DatabasePattern>,
-}
-
 /// `clusters:`.
 pub(super) fn clusters(
     field: &Field<'_>,
@@ -31,13 +25,13 @@ pub(super) fn clusters(
     faults: &Faults<'_>,
 ) -> Vec<Arc<ClusterConfig>> {
     let named = field.named();
-    if field.is_present() && named.is_empty() {
+    if field.is_empty_collection() {
         field.refuse(Misfit::new("names no cluster"));
     }
     if named.len() > CLUSTERS {
         field.refuse(Misfit::new(format!("has more than {CLUSTERS} clusters")));
     }
-    let mut claimed = Claimed::default();
+    let mut claimed = Vec::new();
     let reader = Reader { top, users, faults };
     named
         .iter()
@@ -58,7 +52,7 @@ impl Reader<'_> {
         &self,
         name: &str,
         field: &Field<'_>,
-        claimed: &mut Claimed,
+        claimed: &mut Vec<DatabasePattern>,
     ) -> Option<ClusterConfig> {
         if !is_label(name) {
             self.faults.note(field.path(), label_misfit());
@@ -68,7 +62,7 @@ impl Reader<'_> {
         let layer = Layer::read(&section).over(self.top);
         let cluster = ClusterConfig {
             name: Arc::from(name),
-            databases: databases(section.field("databases"), field, claimed),
+            databases: databases(&section.field("databases"), field, claimed),
             nodes: nodes(section.field("nodes")),
             monitor: monitor(&section.field("monitor"), self.users),
             pool: pool(&section.field("pool")),
@@ -95,20 +89,24 @@ impl Reader<'_> {
     }
 }
 
-fn databases(field: Field<'_>, cluster: &Field<'_>, claimed: &mut Claimed) -> Vec<DatabasePattern> {
+fn databases(
+    field: &Field<'_>,
+    cluster: &Field<'_>,
+    claimed: &mut Vec<DatabasePattern>,
+) -> Vec<DatabasePattern> {
     if !field.is_present() {
         let all = DatabasePattern::AllOthers;
-        if claimed.databases.contains(&all) {
+        if claimed.contains(&all) {
             cluster.refuse(
                 Misfit::new("serves all databases, as another cluster does")
                     .hint("list its `databases`"),
             );
         }
-        claimed.databases.push(all.clone());
+        claimed.push(all.clone());
         return vec![all];
     }
     let entries = field.list();
-    if entries.is_empty() {
+    if field.is_empty_collection() {
         field.refuse(Misfit::new("lists no database"));
     }
     let mut found = Vec::new();
@@ -118,10 +116,10 @@ fn databases(field: Field<'_>, cluster: &Field<'_>, claimed: &mut Claimed) -> Ve
             Some(name) => DatabasePattern::Name(name),
             None => continue,
         };
-        if claimed.databases.contains(&pattern) {
+        if claimed.contains(&pattern) {
             entry.refuse(Misfit::new("is listed twice"));
         } else {
-            claimed.databases.push(pattern.clone());
+            claimed.push(pattern.clone());
             found.push(pattern);
         }
     }
@@ -131,7 +129,7 @@ fn databases(field: Field<'_>, cluster: &Field<'_>, claimed: &mut Claimed) -> Ve
 fn nodes(field: Field<'_>) -> Vec<NodeConfig> {
     let field = field.required("write nodes: [{ host: ..., port: 5432 }]");
     let entries = field.list();
-    if field.is_present() && entries.is_empty() {
+    if field.is_empty_collection() {
         field.refuse(Misfit::new("lists no node"));
     }
     if entries.len() > NODES_PER_CLUSTER {
@@ -139,32 +137,55 @@ fn nodes(field: Field<'_>) -> Vec<NodeConfig> {
             "has more than {NODES_PER_CLUSTER} nodes"
         )));
     }
-    let mut nodes: Vec<NodeConfig> = Vec::new();
-    for entry in &entries {
-        let Some(node) = node(entry) else { continue };
-        if nodes.iter().any(|other| other.name == node.name) {
-            entry.refuse(
-                Misfit::new(format!("is the second node with the name {}", node.name))
-                    .hint("give each node a `name` of its own"),
-            );
-        } else if nodes
-            .iter()
-            .any(|other| (&other.host, other.port) == (&node.host, node.port))
-        {
-            entry.refuse(Misfit::new(format!(
-                "is the second node at {}:{}",
-                node.host, node.port
-            )));
+    let read: Vec<ReadNode<'_>> = entries.iter().filter_map(node).collect();
+    for (place, node) in read.iter().enumerate() {
+        let mut before = read.iter().take(place);
+        if let Some(misfit) = before.find_map(|other| node.clash(other)) {
+            node.site.refuse(misfit);
         }
-        nodes.push(node);
     }
-    nodes
+    read.into_iter().filter_map(ReadNode::proved).collect()
 }
 
-fn node(entry: &Field<'_>) -> Option<NodeConfig> {
+/// What could be read of one entry of `nodes:`.
+struct ReadNode<'a> {
+    site: &'a Field<'a>,
+    name: Option<Arc<str>>,
+    host: Option<String>,
+    port: Option<u16>,
+    zone: Option<Arc<str>>,
+    weight: u32,
+}
+
+impl ReadNode<'_> {
+    /// Why it cannot stand beside `other`.
+    fn clash(&self, other: &Self) -> Option<Misfit> {
+        let name = self.name.as_ref()?;
+        if self.name == other.name {
+            let misfit = Misfit::new(format!("is the second node with the name {name}"));
+            return Some(misfit.hint("give each node a `name` of its own"));
+        }
+        let (host, port) = (self.host.as_ref()?, self.port?);
+        let is_same = (Some(host), Some(port)) == (other.host.as_ref(), other.port);
+        is_same.then(|| Misfit::new(format!("is the second node at {host}:{port}")))
+    }
+
+    /// The node, if nothing of it is missing.
+    fn proved(self) -> Option<NodeConfig> {
+        Some(NodeConfig {
+            name: self.name?,
+            host: self.host?,
+            port: self.port?,
+            zone: self.zone,
+            weight: self.weight,
+        })
+    }
+}
+
+fn node<'a>(entry: &'a Field<'a>) -> Option<ReadNode<'a>> {
     let section = entry.section()?;
     let host = host(
-        section
+        &section
             .field("host")
             .required("a host name or an IP address"),
     );
@@ -183,16 +204,17 @@ fn node(entry: &Field<'_>) -> Option<NodeConfig> {
     let zone = label(&section.field("zone"));
     let weight = section.field("weight").number(0..=1_000);
     section.finish();
-    Some(NodeConfig {
-        name: name?,
-        host: host?,
-        port: port?,
+    Some(ReadNode {
+        site: entry,
+        name,
+        host,
+        port,
         zone,
         weight: weight.and_then(|w| u32::try_from(w).ok()).unwrap_or(1),
     })
 }
 
-fn host(field: Field<'_>) -> Option<String> {
+fn host(field: &Field<'_>) -> Option<String> {
     let host = field.text(HOST_BYTES)?;
     let is_part = |c: char| c.is_alphanumeric() || ".-_:%".contains(c);
     if host.starts_with('/') {
@@ -253,9 +275,9 @@ fn monitor(field: &Field<'_>, users: &[User]) -> MonitorConfig {
 fn monitor_password(section: &Section<'_>, user: &str, users: &[User]) -> Option<Secret> {
     let field = section.field("password");
     if field.is_present() || password_of(user, users).is_some() {
-        return secret(field);
+        return secret(&field);
     }
-    secret(field.required("it is known only for a name that stands under `users`"))
+    secret(&field.required("it is known only for a name that stands under `users`"))
 }
 
 fn password_of(user: &str, users: &[User]) -> Option<Secret> {

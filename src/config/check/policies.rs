@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ANY_TIME;
-use crate::config::raw::{Faults, Field, KeyPath, Misfit, Section};
+use crate::config::raw::{Bound, Faults, Field, KeyPath, Misfit, Section};
 use crate::config::{Policies, units};
 use crate::core::policy::{Balance, ConsistencyPolicy, OnNoReplica, ReadAfterWrite, RoutingPolicy};
 use crate::core::statement::Consistency;
@@ -30,7 +30,7 @@ pub(super) struct Layer {
     default: Option<Consistency>,
     guard: Option<Sited<Guard>>,
     window: Option<Sited<Duration>>,
-    staleness_of_every_read: Option<Option<Duration>>,
+    staleness_of_every_read: Option<Bound>,
     wait: Option<Sited<Duration>>,
     max_wait: Option<Sited<Duration>>,
     on_no_replica: Option<OnNoReplica>,
@@ -125,9 +125,7 @@ impl Layer {
         self.wait = sited(&consistency.field("wait"), |field| {
             field.duration(Duration::ZERO..=*ANY_TIME.end())
         });
-        self.staleness_of_every_read = consistency
-            .field("max_staleness")
-            .duration_or_none(ANY_TIME);
+        self.staleness_of_every_read = consistency.field("max_staleness").bound(ANY_TIME);
         consistency
             .field("spill_limit")
             .parsed(|text| match units::percentage(text)? {
@@ -177,7 +175,7 @@ impl Layer {
                     Guard::Position => ReadAfterWrite::Position,
                     Guard::Window => ReadAfterWrite::Window(value(self.window.as_ref(), WINDOW)),
                 },
-                max_staleness: self.staleness_of_every_read.flatten(),
+                max_staleness: self.staleness_of_every_read.and_then(Bound::duration),
                 wait: value(self.wait.as_ref(), WAIT),
                 max_wait: value(self.max_wait.as_ref(), MAX_WAIT),
                 on_no_replica: self.on_no_replica.unwrap_or(OnNoReplica::Primary),

@@ -51,7 +51,7 @@ pub(super) fn users(field: Field<'_>, auth_method: AuthMethod) -> Vec<User> {
     let field = field.required("write users: [{ name: app, password: ... }]");
     let mut users: Vec<User> = Vec::new();
     let entries = field.list();
-    if field.is_present() && entries.is_empty() {
+    if field.is_empty_collection() {
         field.refuse(Misfit::new("lists no user").hint("nobody could connect"));
     }
     for entry in &entries {
@@ -77,7 +77,7 @@ fn user(entry: &Field<'_>, auth_method: AuthMethod) -> Option<User> {
     let password = match auth_method {
         AuthMethod::Trust if !password.is_present() => Some(Secret::new("")),
         AuthMethod::Trust | AuthMethod::ScramSha256 | AuthMethod::Md5 | AuthMethod::Password => {
-            secret(password.required("pgweir logs in to the nodes with it"))
+            secret(&password.required("pgweir logs in to the nodes with it"))
         }
     };
     let overrides = Layer::read_of_user(&section);
@@ -91,7 +91,7 @@ fn user(entry: &Field<'_>, auth_method: AuthMethod) -> Option<User> {
 }
 
 /// A plain password.
-pub(super) fn secret(field: Field<'_>) -> Option<Secret> {
+pub(super) fn secret(field: &Field<'_>) -> Option<Secret> {
     let text = field.text(PASSWORD_BYTES)?;
     if let Some(kind) = verifier_kind(&text) {
         field.refuse(

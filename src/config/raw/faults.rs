@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use super::yaml::{KeyPath, Leaves, Segment, Tree, locate};
 use crate::config::environment::{BadReference, Environment, expand};
-use crate::config::errors::{ConfigErrors, Fault, printable};
+use crate::config::errors::{ConfigErrors, Fault, nearest, printable};
 use crate::config::limits::CONFIG_FAULTS_LISTED;
 
 /// Why a value does not do.
@@ -127,12 +127,12 @@ impl Leaves for Faults<'_> {
 }
 
 impl KeyPath {
-    /// Whether the value that stands here is a password.
+    /// Whether the value that stands here is a password, or was meant to be one.
     fn is_secret(&self) -> bool {
-        match self.0.last() {
-            Some(Segment::Key(key)) => key == "password",
-            Some(Segment::Place(_)) | None => false,
-        }
+        self.0.iter().any(|segment| match segment {
+            Segment::Key(key) => nearest(key, ["password"]).is_some(),
+            Segment::Place(_) => false,
+        })
     }
 }
 

@@ -10,5 +10,5 @@ mod reader;
 mod yaml;
 
 pub(super) use faults::{Faults, Misfit};
-pub(super) use reader::{Field, Section};
+pub(super) use reader::{Bound, Field, Section};
 pub(super) use yaml::{KeyPath, NotYaml, parse};

@@ -65,6 +65,25 @@ fn looks_like_a_key(key: &str, tree: &Tree) -> bool {
             .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
 }
 
+/// A duration that bounds something, or the word `none`.
+#[derive(Clone, Copy)]
+pub(in crate::config) enum Bound {
+    /// `none`.
+    None,
+    /// At most this long.
+    Within(Duration),
+}
+
+impl Bound {
+    /// `None` for `none`.
+    pub(in crate::config) const fn duration(self) -> Option<Duration> {
+        match self {
+            Self::None => None,
+            Self::Within(duration) => Some(duration),
+        }
+    }
+}
+
 /// A value that may be absent. Every reader returns `None` if it is absent, or faulty and noted.
 pub(in crate::config) struct Field<'a> {
     path: KeyPath,
@@ -90,6 +109,15 @@ impl<'a> Field<'a> {
     /// Whether there is anything, right or wrong.
     pub(in crate::config) const fn is_present(&self) -> bool {
         self.tree.is_some()
+    }
+
+    /// Whether it is a list or a mapping of nothing.
+    pub(in crate::config) fn is_empty_collection(&self) -> bool {
+        match self.tree {
+            Some(Tree::List(entries)) => entries.is_empty(),
+            Some(Tree::Map(entries)) => entries.is_empty(),
+            Some(Tree::Nothing | Tree::Broken | Tree::Plain(_) | Tree::Text { .. }) | None => false,
+        }
     }
 
     /// Notes a fault of this value.
@@ -166,7 +194,7 @@ impl<'a> Field<'a> {
                 Ok(number) if digits => number,
                 Ok(_) | Err(_) => return Err(Misfit::new("is not a whole number")),
             };
-            within(number, &range, |bound| bound.to_string())
+            within(number, &range, u64::to_string)
         })
     }
 
@@ -179,14 +207,11 @@ impl<'a> Field<'a> {
     }
 
     /// A duration in `range`, or the word `none`.
-    pub(in crate::config) fn duration_or_none(
-        &self,
-        range: RangeInclusive<Duration>,
-    ) -> Option<Option<Duration>> {
+    pub(in crate::config) fn bound(&self, range: RangeInclusive<Duration>) -> Option<Bound> {
         if self.is_word("none") {
-            return Some(None);
+            return Some(Bound::None);
         }
-        self.duration(range).map(Some)
+        self.duration(range).map(Bound::Within)
     }
 
     /// A size in `range`, in bytes.
@@ -261,6 +286,8 @@ impl<'a> Field<'a> {
         match self.tree? {
             Tree::Map(entries) => Some(entries),
             Tree::Broken => None,
+            // An empty file: what it must have is missing, each with its hint.
+            Tree::Nothing if self.path.is_root() => Some(&[]),
             Tree::Nothing => self.refuse_kind("has no value"),
             Tree::List(_) => self.refuse_kind("is a list, but a mapping belongs here"),
             Tree::Plain(_) | Tree::Text { .. } => {

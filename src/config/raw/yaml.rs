@@ -51,6 +51,11 @@ impl KeyPath {
         Self(segments)
     }
 
+    /// Whether it is the path of the whole file.
+    pub(in crate::config) const fn is_root(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The path of the key `key` in the mapping that stands here.
     pub(in crate::config) fn key(&self, key: &str) -> Self {
         self.then(Segment::Key(key.to_owned()))

@@ -19,3 +19,38 @@ pub const AUTH_MESSAGE_BYTES: usize = 65_535;
 /// Age beyond which a measurement of a node counts as none: ten idle probe periods, so that a busy
 /// host does not take its replicas out of rotation, and less than a server needs to restart.
 pub const SAMPLE_EXPIRY: Duration = Duration::from_secs(1);
+
+/// A client's buffer at first, in bytes: most statements fit, and it is given back while idle.
+pub const CLIENT_BUFFER_BYTES: usize = 8 * 1024;
+
+/// A server connection's read buffer, in bytes: one read takes what a socket buffer usually holds.
+pub const SERVER_BUFFER_BYTES: usize = 64 * 1024;
+
+/// Spare buffers of each size that one worker keeps.
+pub const BUFFERS_KEPT_PER_WORKER: usize = 64;
+
+/// Bytes of one segment that are held so that it can be routed as a whole and sent again; a longer
+/// one is sent to the primary as it arrives.
+pub const SEGMENT_BYTES: usize = 256 * 1024;
+
+/// Longest Parse or Describe message that is held whole, in bytes (its text is needed again when
+/// the statement moves to another connection).
+pub const STATEMENT_BYTES: usize = 16 * 1024 * 1024;
+
+/// Bytes written towards a node or a client that may wait for the socket before reading stops.
+pub const PENDING_BYTES: usize = 256 * 1024;
+
+/// Texts of prepared statements that one session may hold, in bytes.
+pub const SESSION_STATEMENTS_BYTES: usize = 64 * 1024 * 1024;
+
+/// Classified texts that one worker remembers, in bytes of text; half of it is always the newest.
+pub const CLASSIFICATION_CACHE_BYTES: usize = 16 * 1024 * 1024;
+
+/// Statements that a replica refused and that are remembered as writes, for one database.
+pub const LEARNED_WRITES: usize = 10_000;
+
+/// How often one read is sent to another node before its error goes to the client.
+pub const READ_ATTEMPTS: usize = 3;
+
+/// How long a client that is told why its session ends may take to read it.
+pub const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);

@@ -13,6 +13,8 @@ pub mod guarantee;
 pub mod health;
 pub mod lsn;
 pub mod policy;
+pub mod retry;
 pub mod router;
+pub mod segment;
 pub mod snapshot;
 pub mod statement;

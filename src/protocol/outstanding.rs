@@ -36,6 +36,17 @@ pub enum Expected {
     Query(Disposition),
     /// These bytes go to the client when everything before them has been answered.
     Synthesize(Box<[u8]>),
+    /// The client's Parse of a statement that the node has already: answered like `Synthesize`.
+    AlreadyParsed(u64),
+}
+
+/// What pgweir answers itself, taken from the head of the queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Own {
+    /// These bytes.
+    Bytes(Box<[u8]>),
+    /// `ParseComplete` for this statement.
+    Parsed(u64),
 }
 
 /// Whether the node is skipping messages after an error.
@@ -95,10 +106,11 @@ impl OutstandingReplies {
         self.queue.pop_front()
     }
 
-    /// Removes the bytes at the head that pgweir gives itself.
-    pub fn pop_synthesized(&mut self) -> Option<Box<[u8]>> {
+    /// Removes the reply at the head if pgweir gives it itself.
+    pub fn pop_own(&mut self) -> Option<Own> {
         match self.queue.pop_front() {
-            Some(Expected::Synthesize(bytes)) => Some(bytes),
+            Some(Expected::Synthesize(bytes)) => Some(Own::Bytes(bytes)),
+            Some(Expected::AlreadyParsed(id)) => Some(Own::Parsed(id)),
             Some(other) => {
                 self.queue.push_front(other);
                 None
@@ -124,7 +136,8 @@ impl OutstandingReplies {
                 | Expected::Closed(_)
                 | Expected::Described
                 | Expected::Executed
-                | Expected::Synthesize(_) => {}
+                | Expected::Synthesize(_)
+                | Expected::AlreadyParsed(_) => {}
             }
             self.queue.pop_front();
         }
@@ -183,8 +196,8 @@ mod tests {
         let mut replies = OutstandingReplies::default();
         replies.push(Expected::Bound);
         replies.push(Expected::Synthesize(b"x".as_slice().into()));
-        assert_eq!(replies.pop_synthesized(), None);
+        assert_eq!(replies.pop_own(), None);
         assert_eq!(replies.pop(), Some(Expected::Bound));
-        assert_eq!(replies.pop_synthesized().as_deref(), Some(&b"x"[..]));
+        assert_eq!(replies.pop_own(), Some(Own::Bytes(b"x".as_slice().into())));
     }
 }

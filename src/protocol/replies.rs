@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::backend::{ErrorView, SqlState, TransactionStatus, command_tag, parameter_status, tag};
 use super::frame::FrameHeader;
 use super::message::Malformed;
-use super::outstanding::{Disposition, Expected, OutstandingReplies};
+use super::outstanding::{Disposition, Expected, OutstandingReplies, Own};
 
 /// Longest message that is held until it is whole, in bytes; longer ones pass through unread.
 const WHOLE_MESSAGE_BYTES: usize = 16 * 1024;
@@ -36,8 +36,8 @@ impl Outcome {
     pub const ROLLED_BACK: Self = Self(4);
     /// `DISCARD ALL`.
     pub const DISCARDED_ALL: Self = Self(8);
-    /// `DEALLOCATE` or `DEALLOCATE ALL`.
-    pub const DEALLOCATED: Self = Self(16);
+    /// `DEALLOCATE ALL`.
+    pub const DEALLOCATED_ALL: Self = Self(16);
     /// The node announced the end of the connection.
     pub const FATAL: Self = Self(32);
     /// An error in a query that pgweir sent for itself.
@@ -115,6 +115,8 @@ pub struct ReplyScanner {
     /// Named statements that the node has confirmed since [`Self::begin`].
     pub parsed: Vec<u64>,
     has_result: ResultSeen,
+    /// Whether bytes may still be taken back.
+    pub hold: Hold,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,13 +136,15 @@ impl Default for ReplyScanner {
             unparsed: Vec::new(),
             parsed: Vec::new(),
             has_result: ResultSeen::No,
+            hold: Hold::Released,
         }
     }
 }
 
 impl ReplyScanner {
     /// Forgets what earlier segments amounted to.
-    pub fn begin(&mut self) {
+    pub fn begin(&mut self, hold: Hold) {
+        self.hold = hold;
         self.outcome = Outcome::default();
         self.last_error = None;
         self.unparsed.clear();
@@ -169,13 +173,11 @@ impl ReplyScanner {
         at: &mut usize,
         replies: &mut OutstandingReplies,
         spans: &mut Vec<Span>,
-        hold: Hold,
     ) -> Result<Stop, UnexpectedReply> {
+        let hold = self.hold;
         loop {
-            while let Some(own) = replies.pop_synthesized() {
-                if hold != Hold::Discarding {
-                    spans.push(Span::Own(own));
-                }
+            if self.passing == 0 {
+                self.answer_own(replies, spans);
             }
             let rest = buffer.get(*at..).unwrap_or_default();
             if self.passing > 0 {
@@ -226,6 +228,22 @@ impl ReplyScanner {
                 emit(spans, *at..*at + count, self.passing_as);
                 *at += count;
                 return Ok(Stop::CopyIn);
+            }
+        }
+    }
+
+    /// Gives the replies of pgweir's own whose turn it is.
+    fn answer_own(&mut self, replies: &mut OutstandingReplies, spans: &mut Vec<Span>) {
+        while let Some(own) = replies.pop_own() {
+            let bytes = match own {
+                Own::Bytes(bytes) => bytes,
+                Own::Parsed(id) => {
+                    self.parsed.push(id);
+                    PARSE_COMPLETE.as_slice().into()
+                }
+            };
+            if self.hold != Hold::Discarding {
+                spans.push(Span::Own(bytes));
             }
         }
     }
@@ -324,7 +342,7 @@ impl ReplyScanner {
             b"COMMIT" | b"COMMIT PREPARED" => Outcome::COMMITTED,
             b"ROLLBACK" => Outcome::ROLLED_BACK,
             b"DISCARD ALL" => Outcome::DISCARDED_ALL,
-            b"DEALLOCATE" | b"DEALLOCATE ALL" => Outcome::DEALLOCATED,
+            b"DEALLOCATE ALL" => Outcome::DEALLOCATED_ALL,
             b"PREPARE TRANSACTION" => Outcome::PREPARED,
             _ => return,
         };
@@ -335,6 +353,9 @@ impl ReplyScanner {
 /// A server message is below 1 GiB (`MaxAllocSize`, `src/include/utils/memutils.h`); a longer one
 /// is no message.
 const MAX_LENGTH: u32 = 0x4000_0000 + 64;
+
+/// A whole `ParseComplete`.
+const PARSE_COMPLETE: [u8; 5] = [tag::PARSE_COMPLETE, 0, 0, 0, 4];
 
 enum Body<'a> {
     Incomplete,

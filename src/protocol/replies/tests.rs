@@ -19,14 +19,14 @@ fn relay(expected: Vec<Expected>, bytes: &[u8], chunk: usize) -> (Vec<u8>, Reply
     let mut replies = OutstandingReplies::default();
     expected.into_iter().for_each(|reply| replies.push(reply));
     let mut scanner = ReplyScanner::default();
-    scanner.begin();
+    scanner.begin(Hold::Released);
     let (mut buffer, mut client) = (Vec::new(), Vec::new());
     for part in bytes.chunks(chunk) {
         buffer.extend_from_slice(part);
         let (mut at, mut spans) = (0, Vec::new());
         loop {
             let stop = scanner
-                .scan(&buffer, &mut at, &mut replies, &mut spans, Hold::Released)
+                .scan(&buffer, &mut at, &mut replies, &mut spans)
                 .unwrap();
             if stop == Stop::NeedMore {
                 break;
@@ -109,7 +109,7 @@ fn an_error_before_any_result_is_held() {
     let mut scanner = ReplyScanner::default();
     let (mut at, mut spans) = (0, Vec::new());
     let stop = scanner
-        .scan(&bytes, &mut at, &mut replies, &mut spans, Hold::UntilResult)
+        .scan(&bytes, &mut at, &mut replies, &mut spans)
         .unwrap();
     assert_eq!(
         stop,
@@ -117,8 +117,9 @@ fn an_error_before_any_result_is_held() {
     );
     assert!(!scanner.has_result());
     // Going on with another hold forwards it after all.
+    scanner.hold = Hold::Released;
     let stop = scanner
-        .scan(&bytes, &mut at, &mut replies, &mut spans, Hold::Released)
+        .scan(&bytes, &mut at, &mut replies, &mut spans)
         .unwrap();
     assert_eq!(stop, Stop::NeedMore);
     assert_eq!(spans, [Span::Range(0..bytes.len())]);
@@ -148,7 +149,7 @@ fn what_nobody_asked_for_ends_the_connection() {
     let lying = b"Z\0\0\0\x01I";
     assert!(
         ReplyScanner::default()
-            .scan(lying, &mut 0, &mut replies, &mut Vec::new(), Hold::Released)
+            .scan(lying, &mut 0, &mut replies, &mut Vec::new())
             .is_err()
     );
 }

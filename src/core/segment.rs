@@ -1,0 +1,215 @@
+//! Where a segment may run, judged from what its texts were classified as.
+
+use super::router::{RouteReason, Target};
+use super::statement::{
+    AccessMode, Chain, Classification, Consistency, Isolation, Reason, SessionEffect,
+    StatementVerdict, TransactionControl, TransactionModes,
+};
+
+/// Where statements that are sent together may run: on a replica only if every one of them may.
+pub fn target<'a>(
+    texts: impl IntoIterator<Item = &'a Classification>,
+    mode: Consistency,
+) -> Target {
+    let mut block = Block::Outside;
+    let mut any = Any::Nothing;
+    for text in texts {
+        any = Any::Text;
+        if let Some(reason) = asks_for_primary(text, mode) {
+            return Target::Primary(reason);
+        }
+        if text.statements.is_empty() && text.access == AccessMode::ReadWrite {
+            return Target::Primary(reason_of(text.reason));
+        }
+        for statement in &text.statements {
+            match step(block, statement) {
+                Ok(next) => block = next,
+                Err(reason) => return Target::Primary(reason),
+            }
+        }
+    }
+    match (any, mode) {
+        (Any::Nothing, _) => Target::Primary(RouteReason::Write),
+        (Any::Text, Consistency::Primary) => Target::Primary(RouteReason::Requested),
+        (Any::Text, _) => Target::Read,
+    }
+}
+
+/// Whether a statement may run inside a read-only block that stands on a replica.
+pub fn may_join_replica_block(statement: &StatementVerdict) -> bool {
+    let harmless = statement.session == SessionEffect::None;
+    match statement.transaction {
+        TransactionControl::None => harmless && statement.access == AccessMode::ReadOnly,
+        TransactionControl::Commit(Chain::NoChain)
+        | TransactionControl::Rollback(Chain::NoChain)
+        | TransactionControl::Savepoint => true,
+        TransactionControl::Begin(_)
+        | TransactionControl::Commit(Chain::Chain)
+        | TransactionControl::Rollback(Chain::Chain)
+        | TransactionControl::SetModes(_)
+        | TransactionControl::TwoPhase => false,
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Any {
+    Nothing,
+    Text,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Block {
+    Outside,
+    ReadOnly,
+}
+
+fn asks_for_primary(text: &Classification, mode: Consistency) -> Option<RouteReason> {
+    let mode = text.hint.consistency.unwrap_or(mode);
+    (text.hint.route_primary.is_some() || mode == Consistency::Primary)
+        .then_some(RouteReason::Requested)
+}
+
+/// Follows one statement of a text that may still run on a replica.
+fn step(block: Block, statement: &StatementVerdict) -> Result<Block, RouteReason> {
+    match (block, statement.transaction) {
+        (Block::Outside, TransactionControl::Begin(modes)) if is_read_only(modes) => {
+            Ok(Block::ReadOnly)
+        }
+        (_, TransactionControl::Begin(_)) => Err(RouteReason::Transaction),
+        (
+            Block::ReadOnly,
+            TransactionControl::Commit(Chain::NoChain) | TransactionControl::Rollback(Chain::NoChain),
+        ) => Ok(Block::Outside),
+        (_, TransactionControl::None)
+            if statement.access == AccessMode::ReadOnly
+                && statement.session == SessionEffect::None =>
+        {
+            Ok(block)
+        }
+        (
+            _,
+            TransactionControl::None
+            | TransactionControl::Commit(_)
+            | TransactionControl::Rollback(_)
+            | TransactionControl::Savepoint
+            | TransactionControl::SetModes(_)
+            | TransactionControl::TwoPhase,
+        ) => Err(reason_of(statement.reason)),
+    }
+}
+
+/// A hot standby runs READ ONLY blocks, but no SERIALIZABLE ones (manual, "Hot Standby").
+fn is_read_only(modes: TransactionModes) -> bool {
+    modes.access == Some(AccessMode::ReadOnly) && modes.isolation != Some(Isolation::Serializable)
+}
+
+/// Sorts the reasons of classification into those of routing.
+fn reason_of(reason: Reason) -> RouteReason {
+    match reason {
+        Reason::Hint => RouteReason::Requested,
+        Reason::CatalogUnknown
+        | Reason::ParseFailed
+        | Reason::NotUtf8
+        | Reason::TooLong
+        | Reason::UnknownFunction
+        | Reason::UnknownRelation => RouteReason::NotUnderstood,
+        Reason::Read
+        | Reason::Show
+        | Reason::Empty
+        | Reason::Write
+        | Reason::ModifyingCte
+        | Reason::LockingClause
+        | Reason::SelectInto
+        | Reason::Ddl
+        | Reason::Maintenance
+        | Reason::ExplainAnalyzeWrite
+        | Reason::CopyWrite
+        | Reason::LockTable
+        | Reason::Code
+        | Reason::TransactionControl
+        | Reason::SessionState
+        | Reason::VolatileFunction
+        | Reason::ListedFunction
+        | Reason::AdvisoryLock
+        | Reason::Sequence
+        | Reason::NodeLocalFunction
+        | Reason::UnsafeView
+        | Reason::UnsafePolicy
+        | Reason::UnsafeOperator
+        | Reason::UnsafeType
+        | Reason::UnloggedRelation
+        | Reason::TemporaryRelation
+        | Reason::ForeignRelation
+        | Reason::NodeLocalRelation
+        | Reason::ListedRelation
+        | Reason::LearnedWrite => RouteReason::Write,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::statement::{CatalogEffect, Hint};
+
+    fn verdict(access: AccessMode, transaction: TransactionControl) -> StatementVerdict {
+        StatementVerdict {
+            access,
+            transaction,
+            session: SessionEffect::None,
+            catalog: CatalogEffect::None,
+            reason: if access == AccessMode::ReadOnly { Reason::Read } else { Reason::Write },
+        }
+    }
+
+    fn text(statements: Vec<StatementVerdict>) -> Classification {
+        Classification {
+            access: statements.iter().map(|s| s.access).max().unwrap_or(AccessMode::ReadOnly),
+            reason: Reason::Read,
+            statements: statements.into(),
+            catalog: CatalogEffect::None,
+            hint: Hint::default(),
+        }
+    }
+
+    fn begin(access: Option<AccessMode>, isolation: Option<Isolation>) -> StatementVerdict {
+        let modes = TransactionModes { access, isolation };
+        verdict(AccessMode::ReadWrite, TransactionControl::Begin(modes))
+    }
+
+    #[test]
+    fn every_statement_must_be_a_read() {
+        let read = || verdict(AccessMode::ReadOnly, TransactionControl::None);
+        let write = || verdict(AccessMode::ReadWrite, TransactionControl::None);
+        let read_only = || begin(Some(AccessMode::ReadOnly), None);
+        let serializable = begin(Some(AccessMode::ReadOnly), Some(Isolation::Serializable));
+        let commit = || verdict(AccessMode::ReadWrite, TransactionControl::Commit(Chain::NoChain));
+        let cases = [
+            (vec![read()], Target::Read),
+            (vec![], Target::Read),
+            (vec![read(), write()], Target::Primary(RouteReason::Write)),
+            (vec![read_only(), read(), commit(), read()], Target::Read),
+            (vec![read_only(), write()], Target::Primary(RouteReason::Write)),
+            (vec![commit()], Target::Primary(RouteReason::Write)),
+            (vec![begin(None, None), read()], Target::Primary(RouteReason::Transaction)),
+            (vec![serializable, read()], Target::Primary(RouteReason::Transaction)),
+            (vec![read_only(), read_only()], Target::Primary(RouteReason::Transaction)),
+        ];
+        for (statements, expected) in cases {
+            let text = text(statements);
+            assert_eq!(target([&text], Consistency::Session), expected, "{text:?}");
+            assert_eq!(
+                target([&text], Consistency::Primary),
+                Target::Primary(RouteReason::Requested)
+            );
+        }
+        assert_eq!(target([], Consistency::Session), Target::Primary(RouteReason::Write));
+    }
+
+    #[test]
+    fn a_session_effect_is_never_left_on_a_replica() {
+        let mut setting = verdict(AccessMode::ReadOnly, TransactionControl::None);
+        setting.session = SessionEffect::DiscardAll;
+        assert!(!may_join_replica_block(&setting));
+        assert_ne!(target([&text(vec![setting])], Consistency::Session), Target::Read);
+    }
+}

@@ -1,0 +1,217 @@
+//! Remembers what texts were classified as: by text, and by text without its literals.
+//!
+//! A text is analysed once; the verdict is judged again only when the catalog, the policy or the
+//! list of learned writes has changed.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use arc_swap::ArcSwapOption;
+
+use crate::config::Policies;
+use crate::core::catalog::Catalog;
+use crate::core::classify::{Analysis, Normalised, analyse, judge, normalise};
+use crate::core::statement::{AccessMode, Classification, Reason};
+use crate::limits::{CLASSIFICATION_CACHE_BYTES, CLASSIFY_TEXT_BYTES, LEARNED_WRITES};
+
+/// A text that has been analysed, with its latest verdict.
+#[derive(Debug)]
+pub struct CachedText {
+    analysis: Analysis,
+    /// What [`LearnedWrites`] knows it by: the text without its literals where that is safe.
+    identity: Box<[u8]>,
+    judged: ArcSwapOption<Judged>,
+}
+
+#[derive(Debug)]
+struct Judged {
+    catalog: Option<Weak<Catalog>>,
+    policies: Weak<Policies>,
+    learned: u64,
+    classification: Arc<Classification>,
+}
+
+/// What a verdict depends on besides the text.
+#[derive(Debug, Clone, Copy)]
+pub struct Circumstances<'a> {
+    /// The catalog of the session's database, if it is known now.
+    pub catalog: Option<&'a Arc<Catalog>>,
+    /// The policies in force for the session.
+    pub policies: &'a Arc<Policies>,
+    /// Statements that replicas have refused.
+    pub learned: &'a LearnedWrites,
+}
+
+impl CachedText {
+    fn new(sql: &[u8], identity: &[u8]) -> Self {
+        Self { analysis: analyse(sql), identity: identity.into(), judged: ArcSwapOption::empty() }
+    }
+
+    /// The verdict in these circumstances.
+    pub fn judge(&self, now: Circumstances<'_>) -> Arc<Classification> {
+        let learned = now.learned.generation();
+        if let Some(judged) = self.judged.load().as_ref()
+            && judged.fits(now, learned)
+        {
+            return Arc::clone(&judged.classification);
+        }
+        let catalog = now.catalog.map(AsRef::as_ref);
+        let mut classification = judge(&self.analysis, catalog, &now.policies.routing);
+        if classification.access == AccessMode::ReadOnly && now.learned.contains(&self.identity) {
+            classification = as_learned_write(classification);
+        }
+        let classification = Arc::new(classification);
+        self.judged.store(Some(Arc::new(Judged {
+            catalog: now.catalog.map(Arc::downgrade),
+            policies: Arc::downgrade(now.policies),
+            learned,
+            classification: Arc::clone(&classification),
+        })));
+        classification
+    }
+
+    /// What [`LearnedWrites`] knows the text by.
+    pub fn identity(&self) -> &[u8] {
+        &self.identity
+    }
+}
+
+impl Judged {
+    fn fits(&self, now: Circumstances<'_>, learned: u64) -> bool {
+        let same_catalog = match (&self.catalog, now.catalog) {
+            (Some(then), Some(now)) => std::ptr::eq(then.as_ptr(), Arc::as_ptr(now)),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        same_catalog
+            && self.learned == learned
+            && std::ptr::eq(self.policies.as_ptr(), Arc::as_ptr(now.policies))
+    }
+}
+
+fn as_learned_write(mut classification: Classification) -> Classification {
+    classification.access = AccessMode::ReadWrite;
+    classification.reason = Reason::LearnedWrite;
+    for statement in &mut classification.statements {
+        statement.access = AccessMode::ReadWrite;
+        statement.reason = Reason::LearnedWrite;
+    }
+    classification
+}
+
+/// How a text was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheOutcome {
+    /// By its bytes.
+    Raw,
+    /// By its bytes without literals.
+    Normalised,
+    /// Not at all: it was parsed.
+    Miss,
+}
+
+/// The classified texts of one worker. Bounded in bytes: when the newer half is full it becomes the
+/// older half, and the older half is forgotten.
+#[derive(Debug, Default)]
+pub struct ClassificationCache {
+    newer: HashMap<Box<[u8]>, Arc<CachedText>>,
+    older: HashMap<Box<[u8]>, Arc<CachedText>>,
+    newer_bytes: usize,
+    scratch: Vec<u8>,
+}
+
+/// What an entry costs besides the text itself, in bytes; an estimate of the analysis.
+const ENTRY_OVERHEAD_BYTES: usize = 512;
+
+impl ClassificationCache {
+    /// Finds or analyses `sql`.
+    pub fn find(&mut self, sql: &[u8]) -> (Arc<CachedText>, CacheOutcome) {
+        if sql.len() > CLASSIFY_TEXT_BYTES {
+            return (Arc::new(CachedText::new(sql, &[])), CacheOutcome::Miss);
+        }
+        if let Some(found) = self.lookup(sql) {
+            return (found, CacheOutcome::Raw);
+        }
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        let found = match normalise(sql, &mut scratch) {
+            Normalised::Literals => self.find_normalised(sql, &scratch),
+            Normalised::AsIs => {
+                let text = Arc::new(CachedText::new(sql, sql));
+                self.insert(sql, &text);
+                (text, CacheOutcome::Miss)
+            }
+        };
+        self.scratch = scratch;
+        found
+    }
+
+    /// Texts that differ only in literals share one entry. The bytes themselves are remembered too,
+    /// since a prepared or parameterless text comes again letter by letter.
+    fn find_normalised(&mut self, sql: &[u8], normalised: &[u8]) -> (Arc<CachedText>, CacheOutcome) {
+        // A text has no NUL, so the normalised ones cannot be mistaken for raw ones.
+        let mut key = normalised.to_vec();
+        key.push(0);
+        if let Some(found) = self.lookup(&key) {
+            // Remembering every variant would flood the cache, so only short texts are.
+            return (found, CacheOutcome::Normalised);
+        }
+        let text = Arc::new(CachedText::new(sql, normalised));
+        self.insert(&key, &text);
+        self.insert(sql, &text);
+        (text, CacheOutcome::Miss)
+    }
+
+    fn lookup(&mut self, key: &[u8]) -> Option<Arc<CachedText>> {
+        if let Some(found) = self.newer.get(key) {
+            return Some(Arc::clone(found));
+        }
+        let found = self.older.get(key).map(Arc::clone)?;
+        self.insert(key, &found);
+        Some(found)
+    }
+
+    fn insert(&mut self, key: &[u8], text: &Arc<CachedText>) {
+        if self.newer_bytes > CLASSIFICATION_CACHE_BYTES / 2 {
+            self.older = std::mem::take(&mut self.newer);
+            self.newer_bytes = 0;
+        }
+        self.newer_bytes += key.len() + ENTRY_OVERHEAD_BYTES;
+        self.newer.insert(key.into(), Arc::clone(text));
+    }
+}
+
+/// Statements that a replica refused although they were classified as reads; of one database.
+#[derive(Debug, Default)]
+pub struct LearnedWrites {
+    generation: AtomicU64,
+    identities: Mutex<HashSet<Box<[u8]>>>,
+}
+
+impl LearnedWrites {
+    /// Remembers that the text with this identity must run on the primary. When full, everything is
+    /// forgotten first: a forgotten statement is refused by a replica once more.
+    pub fn learn(&self, identity: &[u8]) {
+        let mut identities = self.identities.lock().unwrap_or_else(PoisonError::into_inner);
+        if identities.len() >= LEARNED_WRITES {
+            identities.clear();
+        }
+        identities.insert(identity.into());
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    fn contains(&self, identity: &[u8]) -> bool {
+        let nothing_learned = self.generation() == 0;
+        !nothing_learned
+            && self
+                .identities
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .contains(identity)
+    }
+}

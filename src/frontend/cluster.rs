@@ -1,0 +1,90 @@
+//! One cluster as sessions use it: the world they read, the pools they lease from.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::backend::pool::Pools;
+use crate::config::ClusterConfig;
+use crate::core::snapshot::NodeId;
+use crate::frontend::classification::LearnedWrites;
+use crate::frontend::statements::StatementRegistry;
+use crate::limits::CATALOGS_PER_CLUSTER;
+use crate::metrics::ClusterMetrics;
+use crate::world::ClusterWorld;
+
+/// One cluster as sessions use it. A reload makes a new one; what still fits is shared.
+#[derive(Debug)]
+pub struct ServedCluster {
+    /// What the file says.
+    pub config: Arc<ClusterConfig>,
+    /// What is measured.
+    pub world: Arc<ClusterWorld>,
+    /// The server connections.
+    pub pools: Arc<Pools>,
+    /// Where it is counted.
+    pub metrics: Arc<ClusterMetrics>,
+    /// What lives as long as the list of nodes does.
+    pub shared: Arc<ClusterMemory>,
+}
+
+/// What sessions of a cluster share among themselves.
+#[derive(Debug)]
+pub struct ClusterMemory {
+    /// Names of prepared statements.
+    pub statements: StatementRegistry,
+    loads: Box<[AtomicU32]>,
+    learned: Mutex<HashMap<Arc<str>, Arc<LearnedWrites>>>,
+}
+
+impl ClusterMemory {
+    /// Nothing remembered, for a cluster of `nodes` nodes.
+    pub fn new(nodes: usize) -> Self {
+        Self {
+            statements: StatementRegistry::default(),
+            loads: (0..nodes).map(|_| AtomicU32::new(0)).collect(),
+            learned: Mutex::default(),
+        }
+    }
+
+    /// Statements under way, by node id.
+    pub fn loads(&self, into: &mut Vec<u32>) {
+        into.clear();
+        into.extend(self.loads.iter().map(|load| load.load(Ordering::Relaxed)));
+    }
+
+    /// Counts one statement on `node` until the guard is dropped.
+    pub fn under_way(self: &Arc<Self>, node: NodeId) -> UnderWay {
+        if let Some(load) = self.loads.get(node.index()) {
+            load.fetch_add(1, Ordering::Relaxed);
+        }
+        UnderWay { memory: Arc::clone(self), node }
+    }
+
+    /// The learned writes of `database`. When there are too many databases, the last ones share.
+    pub fn learned(&self, database: &Arc<str>) -> Arc<LearnedWrites> {
+        let mut learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
+        let full = learned.len() >= CATALOGS_PER_CLUSTER;
+        let name = if full && !learned.contains_key(database) {
+            Arc::from("")
+        } else {
+            Arc::clone(database)
+        };
+        Arc::clone(learned.entry(name).or_default())
+    }
+}
+
+/// One statement under way on a node.
+#[derive(Debug)]
+pub struct UnderWay {
+    memory: Arc<ClusterMemory>,
+    node: NodeId,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        if let Some(load) = self.memory.loads.get(self.node.index()) {
+            load.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}

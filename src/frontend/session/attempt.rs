@@ -1,0 +1,423 @@
+//! Has a segment run on a node that routing chooses; and on another one, where the first proves
+//! that nothing of it has run.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::link::{Link, LinkError, Pause, Progress};
+use super::plan::Plan;
+use super::serve::Extent;
+use super::{Recent, Session, SessionEnd, now};
+use crate::backend::cancel::CancelTarget;
+use crate::backend::error::{ConnectError, ConnectFault};
+use crate::backend::pool::{CheckoutError, Lease, Preference};
+use crate::backend::state::AppliedSettings;
+use crate::core::retry::{AfterError, NamesRecovery, after_replica_error};
+use crate::core::router::{
+    Decision, NoRoute, NodeSet, Patience, Route, RouteReason, RouteRequest, RouteWorld, Target,
+    route,
+};
+use crate::core::snapshot::{Incarnation, NodeId, NodeRole};
+use crate::frontend::error::ProxyError;
+use crate::limits::READ_ATTEMPTS;
+use crate::metrics::RetryCause;
+use crate::protocol::backend::SqlState;
+use crate::protocol::frontend::write_query;
+use crate::protocol::outstanding::{Disposition, Expected};
+use crate::protocol::replies::{ErrorKind, Hold, Outcome};
+
+/// What has been tried for one segment.
+#[derive(Debug)]
+struct Attempts {
+    request: RouteRequest,
+    count: usize,
+    /// The SQLSTATE with which a replica refused the segment.
+    misrouted: Option<SqlState>,
+}
+
+/// What one attempt led to.
+enum Attempted {
+    /// Every reply has been passed on.
+    Done(Box<Link>),
+    /// Nothing has reached the client; another node is to run it.
+    Again,
+}
+
+impl Session {
+    /// Routes a segment, runs it, and keeps or returns the connection.
+    pub(super) async fn serve_routed(
+        &mut self,
+        plan: &Plan,
+        mut extent: Extent,
+    ) -> Result<(), SessionEnd> {
+        let mode = self.consistency();
+        let hint = plan.texts.first().map(|text| text.hint.clone()).unwrap_or_default();
+        let target = if self.state.has_nonstandard_strings() {
+            Target::Primary(RouteReason::NotUnderstood)
+        } else {
+            plan.target(mode)
+        };
+        let bound = hint.max_staleness.or(self.state.own.max_staleness).flatten();
+        let mode = hint.consistency.unwrap_or(mode);
+        let policy = &self.policies.consistency;
+        let floor = self.state.guarantee.floor(policy, mode, bound, extent.arrived);
+        let request = RouteRequest { target, floor, excluded: NodeSet::default() };
+        let mut attempts = Attempts { request, count: 0, misrouted: None };
+        loop {
+            match self.attempt(plan, &mut extent, &mut attempts).await {
+                Ok(Attempted::Done(link)) => {
+                    self.inbound.consume(extent.length);
+                    if attempts.misrouted.is_some() && !link.scanner.outcome.has(Outcome::ERROR) {
+                        self.learn_write(plan);
+                    }
+                    return self.settle(link, plan, extent);
+                }
+                Ok(Attempted::Again) => {}
+                Err(Failure::Refused(error)) => return self.refuse(&error, extent).await,
+                Err(Failure::Session(end)) => return Err(end),
+            }
+        }
+    }
+
+    async fn attempt(
+        &mut self,
+        plan: &Plan,
+        extent: &mut Extent,
+        attempts: &mut Attempts,
+    ) -> Result<Attempted, Failure> {
+        attempts.count += 1;
+        let (route, incarnation) = self.choose(&attempts.request, extent.arrived).await?;
+        let mut link = match self.open_link(route, incarnation).await {
+            Ok(link) => link,
+            Err(error) => return self.after_no_connection(error, route, attempts),
+        };
+        if self.adjust(&mut link).await.is_err() {
+            return self.after_loss(&link, attempts);
+        }
+        let may_repeat = attempts.request.target == Target::Read;
+        let hold = if may_repeat && route.role == NodeRole::Replica {
+            Hold::UntilResult
+        } else {
+            Hold::Released
+        };
+        self.send(&mut link, plan, *extent, hold).map_err(Failure::Refused)?;
+        if !may_repeat {
+            self.inbound.consume(std::mem::take(&mut extent.length));
+        }
+        self.registration.set_target(Some(self.cancel_target(&link.lease)));
+        loop {
+            match self.relay(&mut link).await {
+                Ok(Pause::Answered) => return Ok(Attempted::Done(link)),
+                Ok(Pause::HeldError(sqlstate, kind)) => {
+                    if self.takes_back(sqlstate, kind, route, attempts) {
+                        self.drain(link).await;
+                        return Ok(Attempted::Again);
+                    }
+                    link.scanner.hold = Hold::Released;
+                }
+                Ok(Pause::Input) => self.feed_copy(&mut link).map_err(Failure::Session)?,
+                Err(LinkError::Server(_)) if may_repeat && link.progress == Progress::Untouched => {
+                    return self.after_loss(&link, attempts);
+                }
+                Err(error) => return Err(Failure::Session(self.lost(&link, &error))),
+            }
+        }
+    }
+
+    /// A connection for `request`, with the session's settings.
+    pub(super) async fn link_for(
+        &mut self,
+        request: &RouteRequest,
+        arrived: Instant,
+    ) -> Result<Box<Link>, SessionEnd> {
+        let chosen = self.choose(request, arrived).await;
+        let (route, incarnation) = chosen.map_err(|failure| match failure {
+            Failure::Refused(error) => SessionEnd::Fatal(error),
+            Failure::Session(end) => end,
+        })?;
+        let opened = self.open_link(route, incarnation).await;
+        let mut link = opened.map_err(|error| SessionEnd::from_checkout(&error))?;
+        if self.adjust(&mut link).await.is_err() {
+            return Err(ProxyError::ConnectionLost.into());
+        }
+        self.registration.set_target(Some(self.cancel_target(&link.lease)));
+        Ok(link)
+    }
+
+    /// Decides where the request goes, waiting for a replica as long as the policy allows.
+    async fn choose(
+        &mut self,
+        request: &RouteRequest,
+        arrived: Instant,
+    ) -> Result<(Route, Option<Incarnation>), Failure> {
+        let mut patience = Patience::Since(arrived);
+        let mut waited = Waited::No;
+        loop {
+            self.cluster.shared.loads(&mut self.loads);
+            let decision = match waited {
+                Waited::No => self.decide(request, arrived, patience),
+                Waited::Yes => self.decide(request, now(), patience).after_waiting(),
+            };
+            match decision {
+                Decision::Go(route) => {
+                    if waited == Waited::Yes {
+                        let time = now().saturating_duration_since(arrived);
+                        self.cluster.metrics.observe_freshness_wait(time);
+                    }
+                    self.note_displaced(request, route);
+                    return Ok((route, self.incarnation_of(route.node)));
+                }
+                Decision::Refuse(NoRoute::NoPrimary) => {
+                    return Err(Failure::Refused(ProxyError::NoNodeAvailable));
+                }
+                Decision::Refuse(NoRoute::NoFreshReplica) => {
+                    return Err(Failure::Refused(ProxyError::NoFreshReplica));
+                }
+                Decision::Wait { until, floor } => {
+                    waited = Waited::Yes;
+                    self.cluster.world.demand.ask(floor);
+                    if !self.wait_for_route(request, until).await {
+                        patience = Patience::Exhausted;
+                    }
+                }
+            }
+        }
+    }
+
+    fn decide(&self, request: &RouteRequest, at: Instant, patience: Patience) -> Decision {
+        let snapshot = self.cluster.world.routing.load();
+        let world = RouteWorld {
+            snapshot: &snapshot,
+            routing: &self.policies.routing,
+            consistency: &self.policies.consistency,
+            loads: &self.loads,
+            now: at,
+            pick: rand::random(),
+        };
+        route(request, &world, patience)
+    }
+
+    /// Waits until a published snapshot lets the request go; `false` when `until` came first.
+    async fn wait_for_route(&self, request: &RouteRequest, until: Instant) -> bool {
+        let world = &self.cluster.world;
+        let patience = Patience::Since(until);
+        let ready = world.routing.wait_for(|snapshot| {
+            let world = RouteWorld {
+                snapshot,
+                routing: &self.policies.routing,
+                consistency: &self.policies.consistency,
+                loads: &self.loads,
+                now: now(),
+                pick: 0,
+            };
+            match route(request, &world, patience) {
+                Decision::Go(route) if route.reason == RouteReason::Fresh => Some(()),
+                Decision::Go(_) | Decision::Wait { .. } | Decision::Refuse(_) => None,
+            }
+        });
+        tokio::time::timeout_at(until.into(), ready).await.is_ok()
+    }
+
+    fn note_displaced(&self, request: &RouteRequest, route: Route) {
+        if request.target == Target::Read && route.role == NodeRole::Primary {
+            self.cluster.metrics.count_displaced(route.reason);
+        }
+    }
+
+    fn incarnation_of(&self, node: NodeId) -> Option<Incarnation> {
+        self.cluster.world.routing.load().node(node).and_then(|node| node.incarnation)
+    }
+
+    async fn open_link(
+        &mut self,
+        route: Route,
+        incarnation: Option<Incarnation>,
+    ) -> Result<Box<Link>, CheckoutError> {
+        self.key.node = route.node;
+        let recent = self.recent.iter().find(|recent| recent.node == route.node);
+        let preference = Preference {
+            last: recent.map(|recent| recent.connection),
+            worker: self.worker.id,
+        };
+        let pools = &self.cluster.pools;
+        let lease = pools.checkout(&self.key, &self.user.password, preference, now()).await?;
+        let under_way = self.cluster.shared.under_way(route.node);
+        Ok(Box::new(Link::new(lease, route, incarnation, under_way)))
+    }
+
+    /// Gives the connection the session's settings, if it has others. The session's own statement
+    /// is not sent before the node has confirmed them: it could run with others' rights.
+    async fn adjust(&mut self, link: &mut Link) -> Result<(), ()> {
+        if Arc::ptr_eq(&link.lease.settings, &self.state.settings) {
+            return Ok(());
+        }
+        let plan = AppliedSettings::plan(&link.lease.settings, &self.state.settings);
+        if !plan.is_empty() {
+            link.scanner.begin(Hold::Released);
+            write_query(link.to_server.writer(), plan.join(";").as_bytes());
+            link.replies.push(Expected::Query(Disposition::Discard));
+            link.lease.unnamed_owner = None;
+            let relayed = self.relay(link).await;
+            if !matches!(relayed, Ok(Pause::Answered))
+                || link.scanner.outcome.has(Outcome::OWN_QUERY_FAILED)
+            {
+                return Err(());
+            }
+        }
+        link.lease.settings = Arc::clone(&self.state.settings);
+        Ok(())
+    }
+
+    /// Whether an error stays between pgweir and the replica.
+    fn takes_back(
+        &mut self,
+        sqlstate: SqlState,
+        kind: ErrorKind,
+        route: Route,
+        attempts: &mut Attempts,
+    ) -> bool {
+        if attempts.count >= READ_ATTEMPTS {
+            return false;
+        }
+        let recovery = match kind {
+            ErrorKind::DuringRecovery => NamesRecovery::Yes,
+            ErrorKind::Ordinary | ErrorKind::Fatal => NamesRecovery::No,
+        };
+        let metrics = &self.cluster.metrics;
+        match after_replica_error(&sqlstate.0, recovery) {
+            AfterError::Surface => return false,
+            AfterError::Misrouted => {
+                metrics.count_misrouted(sqlstate.as_str());
+                tracing::warn!(
+                    node = %self.node_name(route.node),
+                    sqlstate = sqlstate.as_str(),
+                    "a replica refused a statement; the primary runs it"
+                );
+                attempts.misrouted = Some(sqlstate);
+                attempts.request.target = Target::Primary(RouteReason::Misrouted);
+            }
+            AfterError::AskPrimary => {
+                metrics.count_retry(RetryCause::Missing);
+                attempts.request.target = Target::Primary(RouteReason::Retried);
+            }
+            AfterError::Elsewhere => {
+                metrics.count_retry(RetryCause::Conflict);
+                attempts.request.excluded = attempts.request.excluded.with(route.node);
+            }
+        }
+        true
+    }
+
+    /// Takes the rest of a refused segment off the connection, so that it can be used again.
+    async fn drain(&mut self, mut link: Box<Link>) {
+        link.discard_held();
+        let drained = loop {
+            match self.relay(&mut link).await {
+                Ok(Pause::Answered) => break link.is_quiet(),
+                Ok(Pause::HeldError(..) | Pause::Input) => {}
+                Err(_) => break false,
+            }
+        };
+        self.registration.set_target(None);
+        if drained && !link.scanner.outcome.has(Outcome::FATAL) {
+            self.note_prepared(&mut link);
+            link.give_back(now());
+        }
+    }
+
+    /// A connection was lost before anything of a read reached the client.
+    fn after_loss(&mut self, link: &Link, attempts: &mut Attempts) -> Result<Attempted, Failure> {
+        self.registration.set_target(None);
+        if attempts.count >= READ_ATTEMPTS || attempts.request.target != Target::Read {
+            return Err(Failure::Session(SessionEnd::Fatal(ProxyError::ConnectionLost)));
+        }
+        self.cluster.metrics.count_retry(RetryCause::Lost);
+        if link.route.role == NodeRole::Replica {
+            attempts.request.excluded = attempts.request.excluded.with(link.route.node);
+        }
+        Ok(Attempted::Again)
+    }
+
+    fn after_no_connection(
+        &mut self,
+        error: CheckoutError,
+        route: Route,
+        attempts: &mut Attempts,
+    ) -> Result<Attempted, Failure> {
+        let elsewhere = attempts.request.target == Target::Read
+            && attempts.count < READ_ATTEMPTS
+            && route.role == NodeRole::Replica;
+        if elsewhere {
+            self.cluster.metrics.count_retry(RetryCause::Lost);
+            attempts.request.excluded = attempts.request.excluded.with(route.node);
+            return Ok(Attempted::Again);
+        }
+        tracing::warn!(
+            node = %self.node_name(route.node),
+            error = &error as &dyn std::error::Error,
+            "no server connection"
+        );
+        Err(Failure::Refused(checkout_refusal(&error)))
+    }
+
+    /// How to cancel what runs on the leased connection; remembered, as the session comes back to it.
+    fn cancel_target(&mut self, lease: &Lease) -> Arc<CancelTarget> {
+        let recent = self.recent.iter_mut().find(|recent| recent.node == lease.node);
+        if let Some(recent) = recent {
+            if recent.connection != lease.id {
+                recent.connection = lease.id;
+                recent.target = Arc::new(CancelTarget::from(&**lease));
+            }
+            return Arc::clone(&recent.target);
+        }
+        let target = Arc::new(CancelTarget::from(&**lease));
+        self.recent.push(Recent {
+            node: lease.node,
+            connection: lease.id,
+            target: Arc::clone(&target),
+        });
+        target
+    }
+}
+
+/// Why an attempt failed.
+enum Failure {
+    /// The segment gets this error, the session goes on.
+    Refused(ProxyError),
+    /// The session ends.
+    Session(SessionEnd),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waited {
+    No,
+    Yes,
+}
+
+impl SessionEnd {
+    /// A node's own refusal is passed on as it came.
+    fn from_checkout(error: &CheckoutError) -> Self {
+        match error {
+            CheckoutError::Connect(ConnectError::Server(error)) => {
+                Self::Refused(error.body().into())
+            }
+            other => Self::Fatal(checkout_refusal(other)),
+        }
+    }
+}
+
+/// What the client is told when no server connection could be had.
+fn checkout_refusal(error: &CheckoutError) -> ProxyError {
+    match error {
+        CheckoutError::Timeout | CheckoutError::TooManyWaiters | CheckoutError::TooManyPools => {
+            ProxyError::CheckoutTimeout
+        }
+        CheckoutError::Closed | CheckoutError::UnknownNode => ProxyError::NoNodeAvailable,
+        CheckoutError::Connect(error) => match error.fault() {
+            ConnectFault::NodeUnavailable | ConnectFault::RequestRefused => {
+                ProxyError::NoNodeAvailable
+            }
+            ConnectFault::NodeSaturated => ProxyError::CheckoutTimeout,
+        },
+    }
+}

@@ -1,0 +1,77 @@
+//! Tells a client what its session is like: the node's parameters, its cancel key, "ready".
+
+use super::{Session, SessionEnd, now, own};
+use crate::core::guarantee::Floor;
+use crate::core::router::{NodeSet, RouteReason, RouteRequest, Target};
+use crate::frontend::error::ProxyError;
+use crate::protocol::backend::{TransactionStatus, tag};
+use crate::protocol::message::{write_message, write_string};
+
+impl Session {
+    /// Sends everything between `AuthenticationOk` and the first `ReadyForQuery`.
+    pub(super) async fn greet(&mut self) -> Result<(), SessionEnd> {
+        for (name, value) in std::mem::take(&mut self.startup_settings) {
+            self.state.own.set(&name, &value)?;
+        }
+        let parameters = self.parameters().await?;
+        let mut out = Vec::new();
+        for (name, value) in parameters.iter() {
+            // One endpoint stands for the cluster, and it takes writes.
+            let value = if name == "in_hot_standby" { "off" } else { value.as_str() };
+            write_message(&mut out, tag::PARAMETER_STATUS, |body| {
+                write_string(body, name.as_bytes());
+                write_string(body, value.as_bytes());
+            });
+        }
+        write_message(&mut out, BACKEND_KEY_DATA, |body| {
+            body.extend_from_slice(&self.registration.process_id().to_be_bytes());
+            body.extend_from_slice(self.registration.key());
+        });
+        out.extend_from_slice(&own::ready(TransactionStatus::Idle));
+        self.write_client(&out).await
+    }
+
+    /// What a connection with the session's startup parameters reports: the newest one's, or that of
+    /// one opened now, to the primary if there is one.
+    async fn parameters(
+        &mut self,
+    ) -> Result<crate::backend::connection::ReportedParameters, SessionEnd> {
+        let pools = &self.cluster.pools;
+        let key = &self.key;
+        let known = pools.startup_parameters(&key.database, &key.user, &key.startup);
+        if let Some(known) = known {
+            self.note_string_syntax(&known);
+            return Ok(known);
+        }
+        let on = |target| RouteRequest {
+            target,
+            floor: Floor::default(),
+            excluded: NodeSet::default(),
+        };
+        let primary = on(Target::Primary(RouteReason::Write));
+        let link = match self.link_for(&primary, now()).await {
+            Err(SessionEnd::Fatal(ProxyError::NoNodeAvailable)) => {
+                self.link_for(&on(Target::Read), now()).await?
+            }
+            opened => opened?,
+        };
+        let parameters = link.lease.parameters.clone();
+        self.registration.set_target(None);
+        link.give_back(now());
+        self.note_string_syntax(&parameters);
+        Ok(parameters)
+    }
+
+    /// The role or database may default to the old string syntax, which the parser does not read.
+    fn note_string_syntax(&mut self, parameters: &[(String, String)]) {
+        let old = parameters
+            .iter()
+            .any(|(name, value)| name == "standard_conforming_strings" && value != "on");
+        if old {
+            self.state.old_strings = super::state::OldStrings::ByDefault;
+        }
+    }
+}
+
+/// `BackendKeyData` (manual, "Message Formats").
+const BACKEND_KEY_DATA: u8 = b'K';

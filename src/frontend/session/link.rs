@@ -1,0 +1,484 @@
+//! A leased server connection with the bytes under way on it: the relay.
+//!
+//! One task moves bytes both ways. Nothing is read from a side while what came from it before is
+//! still to be written, so a slow peer slows the other down and memory stays bounded. A result is
+//! passed on from the buffer it was read into.
+//!
+//! # Cancel safety
+//! All state is in [`Link`] and the session's buffers, so a dropped future loses nothing.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+
+use crate::backend::pool::Lease;
+use crate::core::router::Route;
+use crate::core::snapshot::Incarnation;
+use crate::frontend::buffers::Buffer;
+use crate::frontend::cluster::UnderWay;
+use crate::protocol::backend::SqlState;
+use crate::protocol::frame::FrameHeader;
+use crate::protocol::outstanding::OutstandingReplies;
+use crate::protocol::segment::SegmentEnd;
+use crate::protocol::replies::{ErrorKind, Hold, Outcome, ReplyScanner, Span, Stop, UnexpectedReply};
+
+/// A leased connection with the bytes under way on it.
+#[derive(Debug)]
+pub struct Link {
+    /// The connection.
+    pub lease: Lease,
+    /// Where the session was routed when it leased it.
+    pub route: Route,
+    /// The life of the node at that moment.
+    pub incarnation: Option<Incarnation>,
+    /// Replies that the node owes.
+    pub replies: OutstandingReplies,
+    /// The walk over its replies.
+    pub scanner: ReplyScanner,
+    /// Bytes for the node.
+    pub to_server: Outgoing,
+    /// Whether the node waits for COPY data.
+    pub copy: Copy,
+    /// Bytes of the client's current message that go to the node unread.
+    pub passing: usize,
+    /// What ends when the last of these bytes has been passed.
+    pub ends_with: Option<SegmentEnd>,
+    /// Whether anything of the current segment has reached the client.
+    pub progress: Progress,
+    trust: Trust,
+    from_server: Buffer,
+    scanned: usize,
+    spans: Vec<Span>,
+    to_client: Output,
+    /// Counts the statement until the link is gone.
+    _under_way: UnderWay,
+}
+
+/// Whether the node waits for COPY data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Copy {
+    /// It does not.
+    Idle,
+    /// It does.
+    In,
+}
+
+/// Whether the connection may serve another session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    /// It may.
+    Clean,
+    /// It was pinned: it is closed when the session lets go of it.
+    Tainted,
+}
+
+/// Whether anything of the current segment has reached the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing: it may still be sent elsewhere.
+    Untouched,
+    /// Something.
+    Answered,
+}
+
+/// What the relay is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// Relay until every reply has come.
+    Answered,
+    /// Relay, and hand over what the client sends (COPY data, a batch without its Sync yet, or an
+    /// idle session that keeps its connection).
+    Input,
+}
+
+/// Why the relay paused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pause {
+    /// Every reply has come and has been written.
+    Answered,
+    /// The client has sent something.
+    Input,
+    /// An error came before any result; nothing has reached the client.
+    HeldError(SqlState, ErrorKind),
+}
+
+/// The relay cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The client has gone.
+    #[error("the client closed its connection")]
+    ClientGone,
+    /// The client's socket failed.
+    #[error("writing to the client")]
+    Client(#[source] io::Error),
+    /// The node closed the connection or its socket failed.
+    #[error("the server connection was lost")]
+    Server(#[source] Option<io::Error>),
+    /// The node broke the protocol.
+    #[error(transparent)]
+    Protocol(#[from] UnexpectedReply),
+}
+
+/// Bytes that wait for a socket.
+#[derive(Debug, Default)]
+pub struct Outgoing {
+    bytes: Vec<u8>,
+    written: usize,
+}
+
+impl Outgoing {
+    /// Where new bytes are appended.
+    pub fn writer(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    /// Whether everything has been written.
+    pub fn is_empty(&self) -> bool {
+        self.written == self.bytes.len()
+    }
+
+    /// How many bytes wait.
+    pub fn len(&self) -> usize {
+        self.bytes.len() - self.written
+    }
+
+    /// Adds `by` to the length of the last message at or after offset `from` of [`Self::writer`].
+    pub fn lengthen_last_message(&mut self, mut from: usize, by: usize) {
+        while let Some(rest) = self.bytes.get(from..) {
+            let Ok(Some(header)) = FrameHeader::parse(rest, u32::MAX) else { return };
+            if header.total() < rest.len() {
+                from += header.total();
+                continue;
+            }
+            let length = u32::try_from(by).unwrap_or(u32::MAX).saturating_add(header.length);
+            if let Some(field) = self.bytes.get_mut(from + 1..from + 5) {
+                field.copy_from_slice(&length.to_be_bytes());
+            }
+            return;
+        }
+    }
+
+    fn rest(&self) -> &[u8] {
+        self.bytes.get(self.written..).unwrap_or_default()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.written += count;
+        if self.is_empty() {
+            self.written = 0;
+            self.bytes.clear();
+            // One long message must not keep its memory.
+            if self.bytes.capacity() > crate::limits::PENDING_BYTES {
+                self.bytes = Vec::new();
+            }
+        }
+    }
+}
+
+/// What waits for the client: a span of the server's buffer, or collected bytes.
+#[derive(Debug)]
+enum Output {
+    Nothing,
+    /// So many bytes from this offset of the server's buffer.
+    Direct(usize, usize),
+    Collected(Outgoing),
+}
+
+/// The sockets and buffers of the client side.
+#[derive(Debug)]
+pub struct ClientSide<'a> {
+    /// The client's socket.
+    pub stream: &'a mut TcpStream,
+    /// What it has sent.
+    pub inbound: &'a mut Buffer,
+}
+
+impl Link {
+    /// A link over a fresh lease. `from_server` has memory.
+    pub fn new(
+        lease: Lease,
+        route: Route,
+        incarnation: Option<Incarnation>,
+        under_way: UnderWay,
+    ) -> Self {
+        Self {
+            lease,
+            route,
+            incarnation,
+            replies: OutstandingReplies::default(),
+            scanner: ReplyScanner::default(),
+            to_server: Outgoing::default(),
+            copy: Copy::Idle,
+            passing: 0,
+            ends_with: None,
+            progress: Progress::Untouched,
+            trust: Trust::Clean,
+            from_server: Buffer::default(),
+            scanned: 0,
+            spans: Vec::new(),
+            to_client: Output::Nothing,
+            _under_way: under_way,
+        }
+    }
+
+    /// The buffer for what the node sends, to be lent memory and to be taken back.
+    pub fn server_buffer(&mut self) -> &mut Buffer {
+        &mut self.from_server
+    }
+
+    /// Whether nothing is owed and nothing is half-done on either side.
+    pub fn is_quiet(&self) -> bool {
+        self.replies.is_empty()
+            && !self.replies.is_skipping()
+            && self.scanner.is_between_messages()
+            && self.to_server.is_empty()
+            && matches!(self.to_client, Output::Nothing)
+            && self.scanned == self.from_server.filled().len()
+            && self.passing == 0
+            && self.copy == Copy::Idle
+    }
+
+    /// Makes sure that the connection is closed when the session lets go of it.
+    pub fn taint(&mut self) {
+        self.trust = Trust::Tainted;
+    }
+
+    /// Returns the connection to its pool, or closes it if it cannot serve another session.
+    pub fn give_back(self, now: Instant) {
+        match self.trust {
+            Trust::Clean => self.lease.give_back(now),
+            Trust::Tainted => {}
+        }
+    }
+
+    /// Forgets replies that were held back.
+    pub fn discard_held(&mut self) {
+        self.spans.clear();
+        self.scanner.hold = Hold::Discarding;
+    }
+
+    /// Relays until there is something to decide.
+    ///
+    /// # Errors
+    /// When either side is lost or the node breaks the protocol.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn relay(
+        &mut self,
+        mut client: ClientSide<'_>,
+        until: Until,
+    ) -> Result<Pause, LinkError> {
+        std::future::poll_fn(|context| self.poll_relay(context, &mut client, until)).await
+    }
+
+    fn poll_relay(
+        &mut self,
+        context: &mut Context<'_>,
+        client: &mut ClientSide<'_>,
+        until: Until,
+    ) -> Poll<Result<Pause, LinkError>> {
+        loop {
+            let sent = self.poll_send(context)?;
+            let given = self.poll_give(context, client)?;
+            let (moved, pause) = self.poll_server(context)?;
+            if let Some(pause) = pause {
+                return Poll::Ready(Ok(pause));
+            }
+            if until == Until::Answered && self.is_answered() {
+                return Poll::Ready(Ok(Pause::Answered));
+            }
+            let heard = self.poll_client(context, client)?;
+            let ready = until == Until::Input || self.copy == Copy::In;
+            if ready && heard && self.to_server.len() < crate::limits::PENDING_BYTES {
+                return Poll::Ready(Ok(Pause::Input));
+            }
+            if !(sent || given || moved || heard) {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Whether every reply to what has been sent has been passed on.
+    fn is_answered(&self) -> bool {
+        self.replies.is_empty()
+            && self.copy == Copy::Idle
+            && self.passing == 0
+            && self.scanner.is_between_messages()
+            && self.to_server.is_empty()
+            && matches!(self.to_client, Output::Nothing)
+            && self.spans.is_empty()
+    }
+
+    /// Writes towards the node; `true` when something was written.
+    fn poll_send(&mut self, context: &mut Context<'_>) -> Result<bool, LinkError> {
+        let mut moved = false;
+        while !self.to_server.is_empty() {
+            let stream = Pin::new(&mut self.lease.stream);
+            match stream.poll_write(context, self.to_server.rest()) {
+                Poll::Ready(Ok(0)) => return Err(LinkError::Server(None)),
+                Poll::Ready(Ok(count)) => self.to_server.advance(count),
+                Poll::Ready(Err(error)) => return Err(LinkError::Server(Some(error))),
+                Poll::Pending => return Ok(moved),
+            }
+            moved = true;
+        }
+        Ok(moved)
+    }
+
+    /// Writes towards the client; `true` when something was written.
+    fn poll_give(
+        &mut self,
+        context: &mut Context<'_>,
+        client: &mut ClientSide<'_>,
+    ) -> Result<bool, LinkError> {
+        let mut moved = false;
+        loop {
+            let bytes = match &self.to_client {
+                Output::Nothing => return Ok(moved),
+                Output::Direct(at, count) => {
+                    self.from_server.filled().get(*at..at.saturating_add(*count)).unwrap_or_default()
+                }
+                Output::Collected(collected) => collected.rest(),
+            };
+            if bytes.is_empty() {
+                self.given();
+                return Ok(true);
+            }
+            match Pin::new(&mut *client.stream).poll_write(context, bytes) {
+                Poll::Ready(Ok(0)) => return Err(LinkError::ClientGone),
+                Poll::Ready(Ok(count)) => self.to_client.advance(count),
+                Poll::Ready(Err(error)) => return Err(LinkError::Client(error)),
+                Poll::Pending => return Ok(moved),
+            }
+            moved = true;
+        }
+    }
+
+    /// All output has been written: the buffer behind it is free.
+    fn given(&mut self) {
+        self.to_client = Output::Nothing;
+        self.from_server.consume(self.scanned);
+        self.scanned = 0;
+    }
+
+    /// Scans what the node has sent, reading more when there is nothing left to scan.
+    fn poll_server(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Result<(bool, Option<Pause>), LinkError> {
+        if !matches!(self.to_client, Output::Nothing) {
+            return Ok((false, None));
+        }
+        let mut moved = false;
+        loop {
+            let before = self.scanned;
+            let spans_before = self.spans.len();
+            let stop = self.scanner.scan(
+                self.from_server.filled(),
+                &mut self.scanned,
+                &mut self.replies,
+                &mut self.spans,
+            )?;
+            moved |= self.scanned != before || self.spans.len() != spans_before;
+            match stop {
+                Stop::HeldError(sqlstate, kind) => {
+                    return Ok((true, Some(Pause::HeldError(sqlstate, kind))));
+                }
+                Stop::CopyIn => {
+                    self.copy = Copy::In;
+                    self.scanner.hold = Hold::Released;
+                }
+                Stop::NeedMore => {}
+            }
+            if self.scanner.outcome.has(Outcome::ERROR) {
+                self.copy = Copy::Idle;
+            }
+            if self.release_spans() {
+                return Ok((true, None));
+            }
+            if self.from_server.is_full() {
+                // A message that must be seen whole is longer than the buffer's free part.
+                self.from_server.grow(2 * crate::limits::SERVER_BUFFER_BYTES);
+            }
+            match self.from_server.poll_fill(&mut self.lease.stream, context) {
+                Poll::Ready(Ok(0)) => return Err(LinkError::Server(None)),
+                Poll::Ready(Ok(_)) => moved = true,
+                Poll::Ready(Err(error)) => return Err(LinkError::Server(Some(error))),
+                Poll::Pending => return Ok((moved, None)),
+            }
+        }
+    }
+
+    /// Turns spans into output unless they are held back; `true` when there is output now.
+    fn release_spans(&mut self) -> bool {
+        if self.spans.is_empty() {
+            if self.scanner.hold != Hold::UntilResult {
+                // Everything that was scanned has been dropped.
+                self.from_server.consume(self.scanned);
+                self.scanned = 0;
+            }
+            return false;
+        }
+        if self.scanner.hold == Hold::UntilResult {
+            if !self.scanner.has_result() && !self.from_server.is_full() {
+                return false;
+            }
+            self.scanner.hold = Hold::Released;
+        }
+        self.progress = Progress::Answered;
+        self.to_client = match self.spans.as_slice() {
+            [Span::Range(range)] => Output::Direct(range.start, range.len()),
+            spans => Output::Collected(collect(spans, self.from_server.filled())),
+        };
+        self.spans.clear();
+        true
+    }
+
+    /// Reads from the client while there is room; `true` when something was read.
+    fn poll_client(
+        &mut self,
+        context: &mut Context<'_>,
+        client: &mut ClientSide<'_>,
+    ) -> Result<bool, LinkError> {
+        if client.inbound.is_full() || self.to_server.len() >= crate::limits::PENDING_BYTES {
+            return Ok(false);
+        }
+        match client.inbound.poll_fill(client.stream, context) {
+            Poll::Ready(Ok(0)) => Err(LinkError::ClientGone),
+            Poll::Ready(Ok(_)) => Ok(true),
+            Poll::Ready(Err(error)) => Err(LinkError::Client(error)),
+            Poll::Pending => Ok(false),
+        }
+    }
+}
+
+impl Output {
+    fn advance(&mut self, by: usize) {
+        match self {
+            Self::Nothing => {}
+            Self::Direct(at, count) => {
+                *at += by;
+                *count = count.saturating_sub(by);
+            }
+            Self::Collected(collected) => collected.advance(by),
+        }
+    }
+}
+
+fn collect(spans: &[Span], buffer: &[u8]) -> Outgoing {
+    let mut bytes = Vec::new();
+    for span in spans {
+        match span {
+            Span::Range(range) => {
+                bytes.extend_from_slice(buffer.get(range.clone()).unwrap_or_default());
+            }
+            Span::Own(own) => bytes.extend_from_slice(own),
+        }
+    }
+    Outgoing { bytes, written: 0 }
+}

@@ -1,0 +1,274 @@
+//! Segments that are longer than is worth holding, and COPY data: sent on as they arrive.
+
+use super::link::{ClientSide, Link, Pause, Until};
+use super::plan::Plan;
+use super::serve::Extent;
+use super::{Session, SessionEnd, SessionTexts, now};
+use crate::core::guarantee::Floor;
+use crate::core::router::{NodeSet, RouteReason, RouteRequest, Target};
+use crate::core::snapshot::NodeRole;
+use crate::core::statement::PinReason;
+use crate::frontend::buffers::BufferSize;
+use crate::frontend::error::{Limit, ProxyError};
+use crate::limits::{SEGMENT_BYTES, STATEMENT_BYTES};
+use crate::protocol::frame::{FrameHeader, HEADER_BYTES};
+use crate::protocol::frontend::{Bind, tag};
+use crate::protocol::message::Reader;
+use crate::protocol::outstanding::{Disposition, Expected};
+use crate::protocol::replies::Hold;
+use crate::protocol::segment::SegmentEnd;
+
+/// What a look at the client's bytes led to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fed {
+    /// More bytes are needed.
+    Starved,
+    /// The segment is complete.
+    End(SegmentEnd),
+}
+
+impl Session {
+    /// Serves a segment of which `whole` bytes are whole messages, and more is still to come. It goes
+    /// to the primary, since it cannot be sent twice.
+    pub(super) async fn serve_long(&mut self, whole: usize) -> Result<(), SessionEnd> {
+        if self.must_hold(whole)? {
+            return Ok(());
+        }
+        let arrived = now();
+        let mut link = match self.link.take() {
+            Some(link) if link.route.role == NodeRole::Replica => {
+                return Err(SessionEnd::Fatal(super::replica_block::REFUSED));
+            }
+            Some(link) => link,
+            None => self.open_primary(arrived).await?,
+        };
+        link.scanner.begin(Hold::Released);
+        self.pending.clear();
+        self.walked = 0;
+        let mut plan = Plan::default();
+        let end = self.stream(&mut link, &mut plan).await?;
+        let extent = Extent { length: 0, end, arrived };
+        self.finish(link, &plan, extent).await
+    }
+
+    /// Whether the message that is not whole yet is to be held until it is: its text is needed.
+    fn must_hold(&mut self, whole: usize) -> Result<bool, SessionEnd> {
+        let rest = self.inbound.filled().get(whole..).unwrap_or_default();
+        let header = FrameHeader::parse(rest, self.max_message_bytes);
+        let Ok(Some(header)) = header else { return Ok(false) };
+        let holds_text = matches!(header.tag, tag::QUERY | tag::PARSE);
+        if !holds_text || header.total() > STATEMENT_BYTES {
+            return Ok(false);
+        }
+        if self.inbound.is_full() {
+            self.inbound.grow(STATEMENT_BYTES + SEGMENT_BYTES);
+        }
+        if self.inbound.is_full() {
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    async fn open_primary(&mut self, arrived: std::time::Instant) -> Result<Box<Link>, SessionEnd> {
+        let request = RouteRequest {
+            target: Target::Primary(RouteReason::NotUnderstood),
+            floor: Floor::default(),
+            excluded: NodeSet::default(),
+        };
+        self.link_for(&request, arrived).await
+    }
+
+    /// Sends messages on until the segment ends.
+    async fn stream(&mut self, link: &mut Link, plan: &mut Plan) -> Result<SegmentEnd, SessionEnd> {
+        loop {
+            if let Fed::End(end) = self.feed(link, plan)? {
+                return Ok(end);
+            }
+            self.worker.buffers.lend(BufferSize::Client, &mut self.inbound);
+            self.worker.buffers.lend(BufferSize::Server, link.server_buffer());
+            let client = ClientSide { stream: &mut self.client, inbound: &mut self.inbound };
+            match link.relay(client, Until::Input).await {
+                Ok(Pause::Input | Pause::Answered) => {}
+                Ok(Pause::HeldError(..)) => link.scanner.hold = Hold::Released,
+                Err(error) => return Err(self.lost(link, &error)),
+            }
+        }
+    }
+
+    /// Sends on what the client has sent, one message or part of one at a time.
+    fn feed(&mut self, link: &mut Link, plan: &mut Plan) -> Result<Fed, SessionEnd> {
+        loop {
+            if !self.pass(link) {
+                return Ok(Fed::Starved);
+            }
+            if let Some(end) = link.ends_with.take() {
+                self.pin_to_connection(PinReason::NotUnderstood);
+                return Ok(Fed::End(end));
+            }
+            let filled = self.inbound.filled();
+            let header = FrameHeader::parse(filled, self.max_message_bytes)
+                .map_err(|_| ProxyError::LimitExceeded { limit: Limit::Message })?;
+            let Some(header) = header else { return Ok(Fed::Starved) };
+            let whole = filled.len() >= header.total();
+            match header.tag {
+                tag::TERMINATE => return Err(SessionEnd::Closed),
+                tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL => {
+                    if !self.feed_copy_message(link, header)? {
+                        return Ok(Fed::Starved);
+                    }
+                }
+                _ if whole => {
+                    self.feed_whole(link, plan, header.total())?;
+                    if let Some(end) = end_of(header.tag) {
+                        return Ok(Fed::End(end));
+                    }
+                }
+                _ if filled.len() < SEGMENT_BYTES && header.total() <= SEGMENT_BYTES => {
+                    self.make_room();
+                    return Ok(Fed::Starved);
+                }
+                tag::QUERY | tag::FUNCTION_CALL => self.pass_raw(link, header),
+                tag::BIND => self.pass_bind(link, plan, header)?,
+                _ => return Err(ProxyError::LimitExceeded { limit: Limit::Message }.into()),
+            }
+        }
+    }
+
+    fn make_room(&mut self) {
+        if self.inbound.is_full() {
+            self.inbound.grow(2 * SEGMENT_BYTES);
+        }
+    }
+
+    fn feed_whole(
+        &mut self,
+        link: &mut Link,
+        plan: &mut Plan,
+        length: usize,
+    ) -> Result<(), SessionEnd> {
+        let bytes = self.inbound.filled().get(..length).unwrap_or_default();
+        plan.extend(bytes, &self.state, &mut SessionTexts { session: self })?;
+        self.translate(link, plan, length)?;
+        self.inbound.consume(length);
+        Ok(())
+    }
+
+    /// Passes on bytes of the current message; `true` when none of it is left.
+    fn pass(&mut self, link: &mut Link) -> bool {
+        let count = link.passing.min(self.inbound.filled().len());
+        let bytes = self.inbound.filled().get(..count).unwrap_or_default();
+        link.to_server.writer().extend_from_slice(bytes);
+        link.passing -= count;
+        self.inbound.consume(count);
+        link.passing == 0
+    }
+
+    /// Passes a message unread that ends the segment.
+    fn pass_raw(&mut self, link: &mut Link, header: FrameHeader) {
+        link.replies.push(Expected::Query(Disposition::Forward));
+        self.state.unnamed = None;
+        link.lease.unnamed_owner = None;
+        link.passing = header.total();
+        link.ends_with = end_of(header.tag);
+    }
+
+    /// Sends the names of a long Bind, and passes its parameters.
+    fn pass_bind(
+        &mut self,
+        link: &mut Link,
+        plan: &mut Plan,
+        header: FrameHeader,
+    ) -> Result<(), SessionEnd> {
+        let body = self.inbound.filled().get(HEADER_BYTES..).unwrap_or_default();
+        let mut reader = Reader::new(body);
+        let (portal, statement) = (reader.string(), reader.string());
+        let (Ok(portal), Ok(statement)) = (portal, statement) else {
+            return Err(ProxyError::ProtocolViolation("invalid message format").into());
+        };
+        let head = body.len() - reader.rest().len();
+        // A whole Bind with the same names and no parameters: what it prepares and notes is the same.
+        let bind = Bind { portal, statement, rest: &[] };
+        let mut short = Vec::new();
+        crate::protocol::frontend::write_bind(&mut short, bind, statement);
+        plan.extend(&short, &self.state, &mut SessionTexts { session: self })?;
+        let rest = header.body().saturating_sub(head);
+        let at = link.to_server.writer().len();
+        self.translate_bytes(link, plan, &short)?;
+        link.to_server.lengthen_last_message(at, rest);
+        link.passing = rest;
+        self.inbound.consume(HEADER_BYTES + head);
+        Ok(())
+    }
+
+    /// Sends COPY data on; the node waits for it.
+    pub(super) fn feed_copy(&mut self, link: &mut Link) -> Result<(), SessionEnd> {
+        self.make_room();
+        while link.copy == super::link::Copy::In {
+            if !self.pass(link) {
+                return Ok(());
+            }
+            let header = FrameHeader::parse(self.inbound.filled(), self.max_message_bytes)
+                .map_err(|_| ProxyError::LimitExceeded { limit: Limit::Message })?;
+            let Some(header) = header else { return Ok(()) };
+            match header.tag {
+                tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL => {
+                    if !self.feed_copy_message(link, header)? {
+                        return Ok(());
+                    }
+                }
+                // The node ignores these while it waits for data (`CopyGetData`).
+                tag::FLUSH | tag::SYNC => self.inbound.consume(header.total()),
+                tag::TERMINATE => return Err(SessionEnd::Closed),
+                _ => {
+                    let violation = "unexpected message type during COPY from stdin";
+                    return Err(ProxyError::ProtocolViolation(violation).into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends one COPY message on; `false` while its header or, for a short one, its body is missing.
+    fn feed_copy_message(
+        &mut self,
+        link: &mut Link,
+        header: FrameHeader,
+    ) -> Result<bool, SessionEnd> {
+        let is_data = header.tag == tag::COPY_DATA;
+        if link.copy == super::link::Copy::Idle {
+            // Data after the COPY has failed: the node would ignore it.
+            return Ok(self.skip_copy_message(header));
+        }
+        if !is_data && self.inbound.filled().len() < header.total() {
+            if header.total() > SEGMENT_BYTES {
+                return Err(ProxyError::LimitExceeded { limit: Limit::Message }.into());
+            }
+            return Ok(false);
+        }
+        link.passing = header.total();
+        if !is_data {
+            link.copy = super::link::Copy::Idle;
+        }
+        Ok(self.pass(link))
+    }
+
+    fn skip_copy_message(&mut self, header: FrameHeader) -> bool {
+        let whole = self.inbound.filled().len() >= header.total();
+        if whole {
+            self.inbound.consume(header.total());
+        } else {
+            self.make_room();
+        }
+        whole
+    }
+}
+
+fn end_of(message: u8) -> Option<SegmentEnd> {
+    match message {
+        tag::SYNC => Some(SegmentEnd::Sync),
+        tag::FLUSH => Some(SegmentEnd::Flush),
+        tag::QUERY => Some(SegmentEnd::Query),
+        tag::FUNCTION_CALL => Some(SegmentEnd::FunctionCall),
+        _ => None,
+    }
+}

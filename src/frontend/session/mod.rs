@@ -1,0 +1,378 @@
+//! One client's session: reads segments, has them routed, relays the replies.
+//!
+//! Invariants:
+//! * A server connection is held only from the first message of a segment to the `ReadyForQuery`
+//!   that says "idle", unless the session is pinned.
+//! * A connection goes back to the pool only if nothing of this session is left on it that the pool
+//!   does not know of; else it is closed.
+//! * What the session must see is noted after the acknowledgement was received and before it is
+//!   passed on to the next decision.
+//!
+//! Must not decide anything itself: [`crate::core`] does, and says why.
+
+mod attempt;
+mod greeting;
+mod link;
+mod long;
+mod own;
+mod plan;
+mod replica_block;
+mod serve;
+mod settle;
+mod state;
+mod translate;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use crate::backend::connection::{ConnectionId, WorkerId};
+use crate::backend::pool::PoolKey;
+use crate::backend::startup::StartupParameters;
+use crate::config::{Policies, UserConfig};
+use crate::core::snapshot::NodeId;
+use crate::core::statement::{Classification, PinReason};
+use crate::frontend::buffers::{Buffer, BufferPool, BufferSize};
+use crate::backend::cancel::CancelTarget;
+use crate::frontend::cancel_keys::Registration;
+use crate::frontend::classification::{CachedText, Circumstances, ClassificationCache, LearnedWrites};
+use crate::frontend::cluster::ServedCluster;
+use crate::frontend::error::{Limit, ProxyError};
+use crate::limits::{FAREWELL_TIMEOUT, SEGMENT_BYTES};
+use crate::protocol::backend::{TransactionStatus, tag};
+use crate::protocol::message::write_message;
+use crate::protocol::segment::{InvalidSegment, Segment, SegmentEnd, find_segment};
+use crate::published::Published;
+use crate::world::DatabaseCatalog;
+
+use link::{ClientSide, Link, LinkError, Pause, Until};
+use settle::OpenBlock;
+use state::SessionState;
+use translate::PendingStatement;
+
+/// What the sessions of one worker thread share.
+#[derive(Debug)]
+pub struct Worker {
+    /// Which worker it is.
+    pub id: WorkerId,
+    /// Spare buffers.
+    pub buffers: BufferPool,
+    /// Classified texts; its lock is only ever taken by the worker's own thread.
+    pub cache: Mutex<ClassificationCache>,
+}
+
+impl Worker {
+    /// A worker with nothing cached.
+    pub fn new(id: WorkerId) -> Self {
+        Self { id, buffers: BufferPool::default(), cache: Mutex::default() }
+    }
+}
+
+/// The clusters of the configuration in force, by name.
+pub type ServedClusters = Vec<Arc<ServedCluster>>;
+
+/// Everything a session is made of.
+#[derive(Debug)]
+pub struct SessionParts {
+    /// The client's socket, after the handshake.
+    pub client: TcpStream,
+    /// The worker it runs on.
+    pub worker: Arc<Worker>,
+    /// The clusters; replaced by a reload.
+    pub clusters: Arc<Published<ServedClusters>>,
+    /// The cluster that serves it.
+    pub cluster: Arc<ServedCluster>,
+    /// Its role.
+    pub user: Arc<UserConfig>,
+    /// Its database.
+    pub database: Arc<str>,
+    /// What its server connections are opened with.
+    pub startup: Arc<StartupParameters>,
+    /// `pgweir.` settings from the startup packet, without the prefix.
+    pub settings: Vec<(String, String)>,
+    /// Its cancel key.
+    pub registration: Registration,
+    /// Turns true when the process is to stop.
+    pub shutdown: watch::Receiver<bool>,
+    /// `limits.max_message`, in bytes.
+    pub max_message_bytes: u32,
+}
+
+/// One client's session.
+#[derive(Debug)]
+pub struct Session {
+    client: TcpStream,
+    inbound: Buffer,
+    /// How much of `inbound` is known to be whole messages.
+    walked: usize,
+    worker: Arc<Worker>,
+    clusters: Arc<Published<ServedClusters>>,
+    cluster: Arc<ServedCluster>,
+    policies: Arc<Policies>,
+    user: Arc<UserConfig>,
+    key: PoolKey,
+    catalog: Option<Arc<DatabaseCatalog>>,
+    learned: Arc<LearnedWrites>,
+    registration: Registration,
+    shutdown: watch::Receiver<bool>,
+    max_message_bytes: u32,
+    state: SessionState,
+    pending: Vec<PendingStatement>,
+    /// The connection it holds.
+    link: Option<Box<Link>>,
+    block: Option<Box<OpenBlock>>,
+    pin: Option<PinReason>,
+    skipping: Skipping,
+    /// The connection used last on each node, and how to cancel what runs there.
+    recent: Vec<Recent>,
+    loads: Vec<u32>,
+    /// Settings of the startup packet, until the greeting has checked them.
+    startup_settings: Vec<(String, String)>,
+}
+
+/// A connection that the session used.
+#[derive(Debug, Clone)]
+struct Recent {
+    node: NodeId,
+    connection: ConnectionId,
+    target: Arc<CancelTarget>,
+}
+
+/// Whether messages are skipped because of an error that pgweir raised in a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Skipping {
+    No,
+    UntilSync,
+}
+
+/// Why a session ended.
+#[derive(Debug)]
+enum SessionEnd {
+    /// The client said goodbye or closed its socket.
+    Closed,
+    /// The client is told why.
+    Fatal(ProxyError),
+    /// The client has been told by the node.
+    Told,
+    /// The client gets a node's own `ErrorResponse` with this body.
+    Refused(Box<[u8]>),
+}
+
+impl From<ProxyError> for SessionEnd {
+    fn from(error: ProxyError) -> Self {
+        Self::Fatal(error)
+    }
+}
+
+impl Session {
+    /// A session that has not greeted its client yet.
+    pub fn new(parts: SessionParts) -> Self {
+        let policies = Arc::clone(parts.cluster.config.policies_for(&parts.user.name));
+        let catalog = parts.cluster.world.catalogs.of(&parts.database);
+        let learned = parts.cluster.shared.learned(&parts.database);
+        let key = PoolKey {
+            node: NodeId(0),
+            database: parts.database,
+            user: Arc::from(parts.user.name.as_str()),
+            startup: parts.startup,
+        };
+        Self {
+            client: parts.client,
+            inbound: Buffer::default(),
+            walked: 0,
+            worker: parts.worker,
+            clusters: parts.clusters,
+            cluster: parts.cluster,
+            policies,
+            user: parts.user,
+            key,
+            catalog,
+            learned,
+            registration: parts.registration,
+            shutdown: parts.shutdown,
+            max_message_bytes: parts.max_message_bytes,
+            state: SessionState::default(),
+            pending: Vec::new(),
+            link: None,
+            block: None,
+            pin: None,
+            skipping: Skipping::No,
+            recent: Vec::new(),
+            loads: Vec::new(),
+            startup_settings: parts.settings,
+        }
+    }
+
+    /// Serves the client until it leaves, is lost, or the process stops.
+    pub async fn run(mut self) {
+        let Err(end) = self.serve_client().await else { return };
+        tracing::debug!(user = self.user.name, end = ?end, "session ended");
+        let farewell = match end {
+            SessionEnd::Closed | SessionEnd::Told => return,
+            SessionEnd::Fatal(error) => error.fatal_response(),
+            SessionEnd::Refused(body) => {
+                let mut out = Vec::new();
+                write_message(&mut out, tag::ERROR, |out| out.extend_from_slice(&body));
+                out
+            }
+        };
+        // The client may be gone already, or may not be reading; there is nobody else to tell.
+        let told = async {
+            self.client.write_all(&farewell).await?;
+            self.client.shutdown().await
+        };
+        drop(tokio::time::timeout(FAREWELL_TIMEOUT, told).await);
+    }
+
+    async fn serve_client(&mut self) -> Result<std::convert::Infallible, SessionEnd> {
+        self.greet().await?;
+        loop {
+            match self.next_segment().await? {
+                Segment::Whole(length, end) => self.serve(length, end).await?,
+                Segment::TooLong(whole) => self.serve_long(whole).await?,
+                Segment::Partial => {}
+            }
+        }
+    }
+
+    /// Waits for the next segment.
+    async fn next_segment(&mut self) -> Result<Segment, SessionEnd> {
+        loop {
+            let found = find_segment(
+                self.inbound.filled(),
+                &mut self.walked,
+                self.max_message_bytes,
+                SEGMENT_BYTES,
+            );
+            match found.map_err(|error| refusal(&error))? {
+                Segment::Partial => self.read_more().await?,
+                found @ (Segment::Whole(..) | Segment::TooLong(_)) => return Ok(found),
+            }
+        }
+    }
+
+    /// Reads from the client; meanwhile passes on what the node sends unasked.
+    async fn read_more(&mut self) -> Result<(), SessionEnd> {
+        if self.inbound.is_full() {
+            self.inbound.grow(2 * SEGMENT_BYTES);
+        }
+        if self.link.is_some() {
+            return self.read_linked().await;
+        }
+        self.worker.buffers.take_back(BufferSize::Client, &mut self.inbound);
+        if *self.shutdown.borrow() {
+            return Err(ProxyError::ShuttingDown.into());
+        }
+        tokio::select! {
+            readable = self.client.readable() => readable.map_err(|_| SessionEnd::Closed)?,
+            _ = self.shutdown.changed() => return Err(ProxyError::ShuttingDown.into()),
+        }
+        self.worker.buffers.lend(BufferSize::Client, &mut self.inbound);
+        let inbound = &mut self.inbound;
+        let client = &mut self.client;
+        match std::future::poll_fn(|context| inbound.poll_fill(client, context)).await {
+            Ok(0) | Err(_) => Err(SessionEnd::Closed),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    async fn read_linked(&mut self) -> Result<(), SessionEnd> {
+        self.worker.buffers.lend(BufferSize::Client, &mut self.inbound);
+        let Some(mut link) = self.link.take() else { return Ok(()) };
+        self.worker.buffers.lend(BufferSize::Server, link.server_buffer());
+        let client = ClientSide { stream: &mut self.client, inbound: &mut self.inbound };
+        let paused = link.relay(client, Until::Input).await;
+        self.worker.buffers.take_back(BufferSize::Server, link.server_buffer());
+        match paused {
+            Ok(Pause::Input | Pause::Answered | Pause::HeldError(..)) => {
+                self.link = Some(link);
+                Ok(())
+            }
+            Err(error) => Err(self.lost(&link, &error)),
+        }
+    }
+
+    /// What the client is told when its connection cannot be used any more.
+    fn lost(&mut self, link: &Link, error: &LinkError) -> SessionEnd {
+        self.registration.set_target(None);
+        match error {
+            LinkError::ClientGone | LinkError::Client(_) => SessionEnd::Closed,
+            LinkError::Server(_) | LinkError::Protocol(_) => {
+                tracing::warn!(
+                    node = %self.node_name(link.route.node),
+                    error = error as &dyn std::error::Error,
+                    "server connection lost in the middle of a session"
+                );
+                link.end_of_session(self.block.as_deref(), self.pin)
+            }
+        }
+    }
+
+    fn node_name(&self, node: NodeId) -> Arc<str> {
+        let nodes = &self.cluster.config.nodes;
+        nodes.get(node.index()).map_or_else(|| Arc::from("?"), |node| Arc::clone(&node.name))
+    }
+
+    /// Follows a reload: between segments, while no connection is held.
+    fn follow_reload(&mut self) {
+        let clusters = self.clusters.load();
+        let current = clusters.iter().find(|cluster| cluster.config.name == self.cluster.config.name);
+        let Some(current) = current else { return };
+        if Arc::ptr_eq(current, &self.cluster) {
+            return;
+        }
+        self.cluster = Arc::clone(current);
+        self.policies = Arc::clone(current.config.policies_for(&self.user.name));
+        self.catalog = current.world.catalogs.of(&self.key.database);
+        self.learned = current.shared.learned(&self.key.database);
+        self.recent.clear();
+    }
+
+    fn consistency(&self) -> crate::core::statement::Consistency {
+        self.state.own.consistency.unwrap_or(self.policies.consistency.default)
+    }
+
+    fn status(&self) -> TransactionStatus {
+        self.link.as_ref().map_or(TransactionStatus::Idle, |link| link.scanner.status)
+    }
+}
+
+fn refusal(error: &InvalidSegment) -> SessionEnd {
+    SessionEnd::Fatal(match error {
+        InvalidSegment::Length(_) => ProxyError::LimitExceeded { limit: Limit::Message },
+        InvalidSegment::Type(_) => ProxyError::ProtocolViolation("invalid frontend message type"),
+    })
+}
+
+/// Finds texts in the worker's cache and judges them for one session.
+struct SessionTexts<'a> {
+    session: &'a Session,
+}
+
+impl plan::Texts for SessionTexts<'_> {
+    fn find(&mut self, sql: &[u8]) -> Arc<CachedText> {
+        let cache = &self.session.worker.cache;
+        let (text, outcome) = cache.lock().unwrap_or_else(PoisonError::into_inner).find(sql);
+        self.session.cluster.metrics.count_classify_cache(outcome);
+        text
+    }
+
+    fn judge(&mut self, text: &CachedText) -> Arc<Classification> {
+        let catalog = self.session.catalog.as_ref().and_then(|catalog| catalog.current());
+        let classification = text.judge(Circumstances {
+            catalog: catalog.as_ref(),
+            policies: &self.session.policies,
+            learned: &self.session.learned,
+        });
+        self.session.cluster.metrics.count_classified(classification.reason);
+        classification
+    }
+}
+
+/// The instant of a decision or of an acknowledgement: the session's only clock.
+fn now() -> Instant {
+    Instant::now()
+}

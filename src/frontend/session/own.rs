@@ -1,0 +1,146 @@
+//! Answers statements about pgweir's own settings, in both protocols.
+
+use crate::core::statement::{Consistency, ProxyStatement};
+use crate::frontend::classification::CachedText;
+use crate::frontend::error::{ProxyError, Severity};
+use crate::frontend::session::state::SessionState;
+use crate::protocol::backend::{TransactionStatus, tag};
+use crate::protocol::message::{write_message, write_string};
+
+/// A whole `ParseComplete`.
+pub const PARSE_COMPLETE: [u8; 5] = [tag::PARSE_COMPLETE, 0, 0, 0, 4];
+/// A whole `BindComplete`.
+pub const BIND_COMPLETE: [u8; 5] = [tag::BIND_COMPLETE, 0, 0, 0, 4];
+/// A whole `CloseComplete`.
+pub const CLOSE_COMPLETE: [u8; 5] = [tag::CLOSE_COMPLETE, 0, 0, 0, 4];
+/// A whole `NoData`.
+const NO_DATA: [u8; 5] = [tag::NO_DATA, 0, 0, 0, 4];
+
+/// The object id of type `text` (`src/include/catalog/pg_type.dat`).
+const TEXT_OID: i32 = 25;
+
+/// What the answers depend on besides the session's record.
+#[derive(Debug, Clone, Copy)]
+pub struct Context {
+    /// For `ReadyForQuery`.
+    pub status: TransactionStatus,
+    /// The configuration's consistency mode.
+    pub default: Consistency,
+}
+
+/// The statement for pgweir itself that the text is, if it is one.
+pub fn statement_of(text: &CachedText) -> Option<&ProxyStatement> {
+    text.own()
+}
+
+/// A whole `ReadyForQuery`.
+pub fn ready(status: TransactionStatus) -> Box<[u8]> {
+    [tag::READY_FOR_QUERY, 0, 0, 0, 5, status.as_byte()].into()
+}
+
+impl Context {
+    /// The whole answer to a Query message with this statement.
+    pub fn answer_query(self, statement: &ProxyStatement, state: &mut SessionState) -> Vec<u8> {
+        let mut out = Vec::new();
+        if let ProxyStatement::Show { name } = statement {
+            write_row_description(&mut out, name);
+        }
+        match self.run(statement, state) {
+            Ok(answer) => out.extend_from_slice(&answer),
+            Err(error) => {
+                out.clear();
+                error.write(&mut out, Severity::Error);
+            }
+        }
+        out.extend_from_slice(&ready(self.status));
+        out
+    }
+
+    /// The answer to Describe of a portal.
+    ///
+    /// # Errors
+    /// When the text is no statement for pgweir.
+    pub fn describe_portal(self, text: &CachedText) -> Result<Box<[u8]>, ProxyError> {
+        let mut out = Vec::new();
+        match statement_of(text).ok_or(ProxyError::Internal)? {
+            ProxyStatement::Show { name } => write_row_description(&mut out, name),
+            ProxyStatement::Set { .. }
+            | ProxyStatement::SetLocal { .. }
+            | ProxyStatement::Reset { .. } => out.extend_from_slice(&NO_DATA),
+        }
+        Ok(out.into())
+    }
+
+    /// The answer to Describe of a statement: it has no parameters.
+    ///
+    /// # Errors
+    /// When the text is no statement for pgweir.
+    pub fn describe_statement(self, text: &CachedText) -> Result<Box<[u8]>, ProxyError> {
+        let mut out = Vec::new();
+        write_message(&mut out, tag::PARAMETER_DESCRIPTION, |body| {
+            body.extend_from_slice(&0_i16.to_be_bytes());
+        });
+        out.extend_from_slice(&self.describe_portal(text)?);
+        Ok(out.into())
+    }
+
+    /// The answer to Execute.
+    ///
+    /// # Errors
+    /// When the setting or its value does not exist.
+    pub fn execute(
+        self,
+        text: &CachedText,
+        state: &mut SessionState,
+    ) -> Result<Box<[u8]>, ProxyError> {
+        self.run(statement_of(text).ok_or(ProxyError::Internal)?, state)
+    }
+
+    fn run(
+        self,
+        statement: &ProxyStatement,
+        state: &mut SessionState,
+    ) -> Result<Box<[u8]>, ProxyError> {
+        if self.status == TransactionStatus::Failed {
+            return Err(ProxyError::InFailedTransaction);
+        }
+        state.set_own(statement)?;
+        let mut out = Vec::new();
+        let command = match statement {
+            ProxyStatement::Show { name } => {
+                write_row(&mut out, &state.show_own(name, self.default)?);
+                "SHOW"
+            }
+            ProxyStatement::Set { .. } | ProxyStatement::SetLocal { .. } => "SET",
+            ProxyStatement::Reset { .. } => "RESET",
+        };
+        write_message(&mut out, tag::COMMAND_COMPLETE, |body| {
+            write_string(body, command.as_bytes());
+        });
+        Ok(out.into())
+    }
+}
+
+/// One column of type `text` with the setting's full name.
+fn write_row_description(out: &mut Vec<u8>, name: &str) {
+    write_message(out, tag::ROW_DESCRIPTION, |body| {
+        body.extend_from_slice(&1_i16.to_be_bytes());
+        write_string(body, format!("pgweir.{name}").as_bytes());
+        // No table, no attribute number.
+        body.extend_from_slice(&0_i32.to_be_bytes());
+        body.extend_from_slice(&0_i16.to_be_bytes());
+        body.extend_from_slice(&TEXT_OID.to_be_bytes());
+        // Variable length, no type modifier, text format (the same bytes as binary for `text`).
+        body.extend_from_slice(&(-1_i16).to_be_bytes());
+        body.extend_from_slice(&(-1_i32).to_be_bytes());
+        body.extend_from_slice(&0_i16.to_be_bytes());
+    });
+}
+
+fn write_row(out: &mut Vec<u8>, value: &str) {
+    write_message(out, tag::DATA_ROW, |body| {
+        body.extend_from_slice(&1_i16.to_be_bytes());
+        body.extend_from_slice(&i32::try_from(value.len()).unwrap_or(0).to_be_bytes());
+        body.extend_from_slice(value.as_bytes());
+    });
+}

@@ -1,0 +1,226 @@
+//! Looks through a segment before anything of it is sent: what was prepared, what runs, and where
+//! it may run.
+
+use std::sync::Arc;
+
+use crate::core::router::{RouteReason, Target};
+use crate::core::segment::target;
+use crate::core::statement::{Classification, Consistency, SessionEffect};
+use crate::frontend::classification::CachedText;
+use crate::frontend::error::ProxyError;
+use crate::frontend::session::state::SessionState;
+use crate::protocol::frame::{FrameHeader, HEADER_BYTES};
+use crate::protocol::frontend::{Bind, Named, Parse, query_text, tag};
+use crate::protocol::message::{Malformed, Reader};
+
+/// What a segment amounts to.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// The texts of its Parse messages, in order.
+    pub parses: Vec<Arc<CachedText>>,
+    /// Every text it prepares, describes or runs.
+    pub texts: Vec<Arc<Classification>>,
+    /// The texts it runs, in order.
+    pub executed: Vec<Arc<Classification>>,
+    /// The text, if there is one only.
+    pub only_text: Option<Arc<CachedText>>,
+    /// Whether a node is needed to answer it.
+    pub needs: Needs,
+    /// Names it prepares.
+    names: Vec<(Vec<u8>, Arc<CachedText>)>,
+    /// Portals it opens.
+    portals: Vec<Vec<u8>>,
+}
+
+/// Whether a node is needed to answer a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Needs {
+    /// pgweir answers all of it.
+    #[default]
+    Nothing,
+    /// A node that the texts decide.
+    Node,
+    /// The connection that the session holds, else the primary: it names a portal that an earlier
+    /// segment opened, or a statement that does not exist.
+    Held,
+    /// The primary.
+    Primary,
+}
+
+/// Finds and judges texts.
+pub trait Texts {
+    /// The text, analysed.
+    fn find(&mut self, sql: &[u8]) -> Arc<CachedText>;
+    /// Its verdict now.
+    fn judge(&mut self, text: &CachedText) -> Arc<Classification>;
+}
+
+impl Plan {
+    /// Looks through the whole messages in `bytes`.
+    ///
+    /// # Errors
+    /// When a message is malformed, or mixes pgweir's settings with other statements in one text.
+    pub fn of(
+        bytes: &[u8],
+        state: &SessionState,
+        texts: &mut impl Texts,
+    ) -> Result<Self, ProxyError> {
+        let mut plan = Self::default();
+        plan.extend(bytes, state, texts)?;
+        Ok(plan)
+    }
+
+    /// Looks through more messages of the same segment; `parses` then holds the texts of these.
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    pub fn extend(
+        &mut self,
+        bytes: &[u8],
+        state: &SessionState,
+        texts: &mut impl Texts,
+    ) -> Result<(), ProxyError> {
+        self.parses.clear();
+        let mut rest = bytes;
+        while let Ok(Some(header)) = FrameHeader::parse(rest, u32::MAX) {
+            let Some((message, after)) = rest.split_at_checked(header.total()) else { break };
+            rest = after;
+            let body = message.get(HEADER_BYTES..).unwrap_or_default();
+            self.message(header.tag, body, state, texts)?;
+        }
+        Ok(())
+    }
+
+    /// Where the segment may run in `mode`.
+    pub fn target(&self, mode: Consistency) -> Target {
+        match self.needs {
+            Needs::Nothing | Needs::Node => target(self.texts.iter().map(AsRef::as_ref), mode),
+            Needs::Held | Needs::Primary => Target::Primary(RouteReason::NotUnderstood),
+        }
+    }
+
+    fn message(
+        &mut self,
+        message: u8,
+        body: &[u8],
+        state: &SessionState,
+        texts: &mut impl Texts,
+    ) -> Result<(), ProxyError> {
+        match message {
+            tag::QUERY => {
+                let text = texts.find(query_text(body)?);
+                let classification = self.route(&text, texts)?;
+                self.executed.push(classification);
+            }
+            tag::PARSE => {
+                let parse = Parse::read(body)?;
+                let text = texts.find(parse.sql);
+                self.route(&text, texts)?;
+                self.names.push((parse.name.to_vec(), Arc::clone(&text)));
+                self.parses.push(text);
+            }
+            tag::BIND => {
+                let bind = Bind::read(body)?;
+                self.portals.push(bind.portal.to_vec());
+                match self.statement(bind.statement, state) {
+                    Some(text) => {
+                        let classification = self.route(&text, texts)?;
+                        self.executed.push(classification);
+                    }
+                    None => self.need_held(),
+                }
+            }
+            tag::DESCRIBE => match Named::read(body)? {
+                Named::Statement(name) => match self.statement(name, state) {
+                    Some(text) => {
+                        self.route(&text, texts)?;
+                    }
+                    None => self.need_held(),
+                },
+                Named::Portal(name) => self.portal(name, state),
+            },
+            tag::EXECUTE => self.portal(Reader::new(body).string()?, state),
+            tag::CLOSE => {
+                if let Named::Portal(name) = Named::read(body)?
+                    && !state.proxy_portals.contains_key(name)
+                {
+                    self.need_node();
+                }
+            }
+            tag::FUNCTION_CALL => self.needs = Needs::Primary,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Adds a text to what decides the route.
+    fn route(
+        &mut self,
+        text: &Arc<CachedText>,
+        texts: &mut impl Texts,
+    ) -> Result<Arc<Classification>, ProxyError> {
+        let classification = texts.judge(text);
+        if !is_own(&classification)? {
+            self.need_node();
+        }
+        self.only_text = match &self.only_text {
+            None if self.texts.is_empty() => Some(Arc::clone(text)),
+            Some(only) if Arc::ptr_eq(only, text) => Some(Arc::clone(text)),
+            Some(_) | None => None,
+        };
+        self.texts.push(Arc::clone(&classification));
+        Ok(classification)
+    }
+
+    fn need_node(&mut self) {
+        if self.needs == Needs::Nothing {
+            self.needs = Needs::Node;
+        }
+    }
+
+    fn need_held(&mut self) {
+        if self.needs != Needs::Primary {
+            self.needs = Needs::Held;
+        }
+    }
+
+    /// A portal that was not opened by this segment stands on some connection, or nowhere.
+    fn portal(&mut self, name: &[u8], state: &SessionState) {
+        let opened_here = self.portals.iter().any(|portal| portal == name);
+        if !opened_here && !state.proxy_portals.contains_key(name) {
+            self.need_held();
+        }
+    }
+
+    fn statement(&self, name: &[u8], state: &SessionState) -> Option<Arc<CachedText>> {
+        let here = self.names.iter().rev().find(|(known, _)| known == name);
+        if let Some((_, text)) = here {
+            return Some(Arc::clone(text));
+        }
+        let known = if name.is_empty() { state.unnamed.as_ref() } else { state.statements.find(name) };
+        known.map(|statement| Arc::clone(&statement.text))
+    }
+}
+
+/// Whether the text is one statement for pgweir itself.
+///
+/// # Errors
+/// When it is one among others: they could not be answered in order by two servers.
+fn is_own(classification: &Classification) -> Result<bool, ProxyError> {
+    let own = |session: &SessionEffect| matches!(session, SessionEffect::Proxy(_));
+    match &*classification.statements {
+        [only] => Ok(own(&only.session)),
+        several if several.iter().any(|statement| own(&statement.session)) => {
+            Err(ProxyError::Unsupported(
+                "a statement about a pgweir setting must be sent alone, not in a batch",
+            ))
+        }
+        _ => Ok(false),
+    }
+}
+
+impl From<Malformed> for ProxyError {
+    fn from(_: Malformed) -> Self {
+        Self::ProtocolViolation("invalid message format")
+    }
+}

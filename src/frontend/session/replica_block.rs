@@ -1,0 +1,68 @@
+//! A read-only block that stands on a replica and meets a statement that needs the primary.
+//!
+//! Every statement of a READ COMMITTED block takes a snapshot of its own, so as long as the block
+//! has done nothing but read, it can go on in a new block on the primary. Otherwise it cannot go on.
+
+use super::link::{Link, Pause};
+use super::plan::Plan;
+use super::serve::Extent;
+use super::{Session, SessionEnd, now};
+use crate::core::guarantee::Floor;
+use crate::core::router::{NodeSet, RouteReason, RouteRequest, Target};
+use crate::frontend::error::ProxyError;
+use crate::protocol::frontend::write_query;
+use crate::protocol::outstanding::{Disposition, Expected};
+use crate::protocol::replies::{Hold, Outcome};
+
+/// What the client is told when the block cannot go on.
+pub(super) const REFUSED: ProxyError = ProxyError::Unsupported(
+    "this statement must run on the primary, and its read-only transaction runs on a replica",
+);
+
+impl Session {
+    /// Begins the block again on the primary and runs the segment there.
+    pub(super) async fn leave_replica(
+        &mut self,
+        link: Box<Link>,
+        plan: &Plan,
+        extent: Extent,
+    ) -> Result<(), SessionEnd> {
+        let begin = self.block.as_ref().and_then(|block| block.begun_anew());
+        let isolation_is_set = self.state.settings.0.contains_key("default_transaction_isolation");
+        let Some(begin) = begin.filter(|_| !isolation_is_set) else {
+            return Err(SessionEnd::Fatal(REFUSED));
+        };
+        self.end_replica_block(link).await;
+        let request = RouteRequest {
+            target: Target::Primary(RouteReason::Transaction),
+            floor: Floor::default(),
+            excluded: NodeSet::default(),
+        };
+        let mut primary = self.link_for(&request, extent.arrived).await?;
+        if !self.run_own(&mut primary, begin).await {
+            return Err(ProxyError::ConnectionLost.into());
+        }
+        self.send(&mut primary, plan, extent, Hold::Released)?;
+        self.inbound.consume(extent.length);
+        self.finish(primary, plan, extent).await
+    }
+
+    async fn end_replica_block(&mut self, mut link: Box<Link>) {
+        let ended = self.run_own(&mut link, "ROLLBACK").await;
+        self.registration.set_target(None);
+        if ended && link.is_quiet() {
+            link.give_back(now());
+        }
+    }
+
+    /// Runs a statement of pgweir's own; `false` when it failed.
+    async fn run_own(&mut self, link: &mut Link, sql: &str) -> bool {
+        link.scanner.begin(Hold::Released);
+        write_query(link.to_server.writer(), sql.as_bytes());
+        link.replies.push(Expected::Query(Disposition::Discard));
+        link.lease.unnamed_owner = None;
+        let relayed = self.relay(link).await;
+        matches!(relayed, Ok(Pause::Answered))
+            && !link.scanner.outcome.has(Outcome::OWN_QUERY_FAILED)
+    }
+}

@@ -1,0 +1,330 @@
+//! Serves one whole segment: answers it, or has it run on the connection the session holds, or on
+//! one that routing chooses.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::io::AsyncWriteExt;
+
+use super::link::{ClientSide, Link, LinkError, Pause, Until};
+use super::plan::{Needs, Plan};
+use super::translate::{Destination, NodeStatements, Translation};
+use super::{Session, SessionEnd, SessionTexts, Skipping, now, own};
+use crate::core::router::RouteReason;
+use crate::core::segment::may_join_replica_block;
+use crate::core::snapshot::NodeRole;
+use crate::core::statement::{ProxyStatement, SessionEffect, TransactionControl};
+use crate::frontend::buffers::BufferSize;
+use crate::frontend::error::{ProxyError, Severity};
+use crate::protocol::backend::TransactionStatus;
+use crate::protocol::frontend::tag;
+use crate::protocol::outstanding::{Own, OutstandingReplies};
+use crate::protocol::replies::Hold;
+use crate::protocol::segment::SegmentEnd;
+
+/// A segment as it stands at the start of the client's buffer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Extent {
+    /// Its bytes.
+    pub(super) length: usize,
+    /// How it ends.
+    pub(super) end: SegmentEnd,
+    /// When it was whole.
+    pub(super) arrived: Instant,
+}
+
+impl Session {
+    /// Serves the segment of `length` bytes at the start of the buffer, and uses it up.
+    pub(super) async fn serve(&mut self, length: usize, end: SegmentEnd) -> Result<(), SessionEnd> {
+        let extent = Extent { length, end, arrived: now() };
+        match end {
+            SegmentEnd::Terminate => return Err(SessionEnd::Closed),
+            SegmentEnd::StrayCopy => {
+                self.inbound.consume(length);
+                return Ok(());
+            }
+            SegmentEnd::Query | SegmentEnd::FunctionCall | SegmentEnd::Sync | SegmentEnd::Flush => {}
+        }
+        if self.skipping == Skipping::UntilSync && self.skip(extent).await? {
+            return Ok(());
+        }
+        if self.link.is_none() {
+            self.follow_reload();
+        }
+        let plan = match self.plan(length) {
+            Ok(plan) => plan,
+            Err(error) => return self.refuse(&error, extent).await,
+        };
+        if plan.needs == Needs::Nothing && self.link.as_ref().is_none_or(|link| link.is_quiet()) {
+            return self.answer_own(&plan, extent).await;
+        }
+        match self.link.take() {
+            Some(link) => self.serve_linked(link, &plan, extent).await,
+            None => self.serve_routed(&plan, extent).await,
+        }
+    }
+
+    pub(super) fn plan(&self, length: usize) -> Result<Plan, ProxyError> {
+        let bytes = self.inbound.filled().get(..length).unwrap_or_default();
+        Plan::of(bytes, &self.state, &mut SessionTexts { session: self })
+    }
+
+    /// Drops messages up to the Sync; `false` when the segment is to be served after all.
+    async fn skip(&mut self, extent: Extent) -> Result<bool, SessionEnd> {
+        match extent.end {
+            SegmentEnd::Sync => {
+                self.skipping = Skipping::No;
+                self.inbound.consume(extent.length);
+                self.write_client(&own::ready(self.status())).await?;
+                Ok(true)
+            }
+            SegmentEnd::Flush => {
+                self.inbound.consume(extent.length);
+                Ok(true)
+            }
+            SegmentEnd::Query
+            | SegmentEnd::FunctionCall
+            | SegmentEnd::Terminate
+            | SegmentEnd::StrayCopy => Ok(false),
+        }
+    }
+
+    /// Answers a segment with an error of pgweir's own; the session goes on.
+    pub(super) async fn refuse(
+        &mut self,
+        error: &ProxyError,
+        extent: Extent,
+    ) -> Result<(), SessionEnd> {
+        tracing::debug!(user = self.user.name, error = error as &dyn std::error::Error, "refused");
+        let linked = self.link.is_some();
+        if linked && self.status() != TransactionStatus::Idle {
+            // The node would not know that the block has failed.
+            return Err(SessionEnd::Fatal(error.clone()));
+        }
+        self.inbound.consume(extent.length);
+        let mut answer = Vec::new();
+        error.write(&mut answer, Severity::Error);
+        match extent.end {
+            SegmentEnd::Flush => self.skipping = Skipping::UntilSync,
+            SegmentEnd::Query
+            | SegmentEnd::FunctionCall
+            | SegmentEnd::Sync
+            | SegmentEnd::Terminate
+            | SegmentEnd::StrayCopy => answer.extend_from_slice(&own::ready(self.status())),
+        }
+        self.write_client(&answer).await
+    }
+
+    pub(super) async fn write_client(&mut self, bytes: &[u8]) -> Result<(), SessionEnd> {
+        self.client.write_all(bytes).await.map_err(|_| SessionEnd::Closed)
+    }
+
+    pub(super) fn own_context(&self) -> own::Context {
+        own::Context { status: self.status(), default: self.policies.consistency.default }
+    }
+
+    /// Answers a segment for which no node is needed.
+    async fn answer_own(&mut self, plan: &Plan, extent: Extent) -> Result<(), SessionEnd> {
+        let context = self.own_context();
+        let answer = match (extent.end, own_statement(plan)) {
+            (SegmentEnd::Query, Some(statement)) => {
+                context.answer_query(&statement, &mut self.state)
+            }
+            _ => match self.answer_extended(plan, extent) {
+                Ok(answer) => answer,
+                Err(error) => return self.refuse(&error, extent).await,
+            },
+        };
+        self.cluster.metrics.count_answered();
+        self.inbound.consume(extent.length);
+        self.write_client(&answer).await
+    }
+
+    fn answer_extended(&mut self, plan: &Plan, extent: Extent) -> Result<Vec<u8>, ProxyError> {
+        let own = self.own_context();
+        self.pending.clear();
+        let (mut nowhere, mut replies) = (Vec::new(), OutstandingReplies::default());
+        let mut translation = Translation {
+            state: &mut self.state,
+            pending: &mut self.pending,
+            registry: &self.cluster.shared.statements,
+            own,
+            parses: plan.parses.iter(),
+        };
+        let bytes = self.inbound.filled().get(..extent.length).unwrap_or_default();
+        let mut to = Destination { out: &mut nowhere, replies: &mut replies, node: None };
+        translation.messages(bytes, &mut to)?;
+        let mut answer = Vec::new();
+        while let Some(reply) = replies.pop_own() {
+            match reply {
+                Own::Bytes(bytes) => answer.extend_from_slice(&bytes),
+                Own::Parsed(_) => answer.extend_from_slice(&own::PARSE_COMPLETE),
+            }
+        }
+        for pending in self.pending.drain(..) {
+            self.state.statements.insert(&pending.name, pending.statement);
+        }
+        Ok(answer)
+    }
+
+    /// Runs a segment on the connection that the session holds.
+    async fn serve_linked(
+        &mut self,
+        mut link: Box<Link>,
+        plan: &Plan,
+        extent: Extent,
+    ) -> Result<(), SessionEnd> {
+        if link.route.role == NodeRole::Replica && !joins_replica_block(plan) {
+            return self.leave_replica(link, plan, extent).await;
+        }
+        link.route.reason = match (self.pin, link.route.role) {
+            (Some(_), _) => RouteReason::Pinned,
+            (None, NodeRole::Replica) => RouteReason::ReadOnlyTransaction,
+            (None, NodeRole::Primary | NodeRole::Unknown) if self.block.is_some() => {
+                RouteReason::Transaction
+            }
+            (None, NodeRole::Primary | NodeRole::Unknown) => link.route.reason,
+        };
+        self.send(&mut link, plan, extent, Hold::Released)?;
+        self.inbound.consume(extent.length);
+        self.finish(link, plan, extent).await
+    }
+
+    /// Relays until everything is answered, and notes what came of it.
+    pub(super) async fn finish(
+        &mut self,
+        mut link: Box<Link>,
+        plan: &Plan,
+        extent: Extent,
+    ) -> Result<(), SessionEnd> {
+        loop {
+            match self.relay(&mut link).await {
+                Ok(Pause::Answered) => break,
+                Ok(Pause::HeldError(..)) => link.scanner.hold = Hold::Released,
+                Ok(Pause::Input) => self.feed_copy(&mut link)?,
+                Err(error) => return Err(self.lost(&link, &error)),
+            }
+        }
+        self.settle(link, plan, extent)
+    }
+
+    /// Lends buffers and relays.
+    pub(super) async fn relay(&mut self, link: &mut Link) -> Result<Pause, LinkError> {
+        self.worker.buffers.lend(BufferSize::Client, &mut self.inbound);
+        self.worker.buffers.lend(BufferSize::Server, link.server_buffer());
+        let client = ClientSide { stream: &mut self.client, inbound: &mut self.inbound };
+        let paused = link.relay(client, Until::Answered).await;
+        self.worker.buffers.take_back(BufferSize::Server, link.server_buffer());
+        paused
+    }
+
+    /// Writes a segment's messages into the link's outgoing bytes.
+    pub(super) fn send(
+        &mut self,
+        link: &mut Link,
+        plan: &Plan,
+        extent: Extent,
+        hold: Hold,
+    ) -> Result<(), ProxyError> {
+        link.scanner.begin(hold);
+        link.progress = super::link::Progress::Untouched;
+        self.pending.clear();
+        self.translate(link, plan, extent.length)?;
+        if extent.end == SegmentEnd::Flush {
+            // A batch that ends without Flush (a Query follows) still has to be answered.
+            link.to_server.writer().extend_from_slice(&[tag::FLUSH, 0, 0, 0, 4]);
+        }
+        Ok(())
+    }
+
+    /// Translates the first `length` bytes of the client's buffer.
+    pub(super) fn translate(
+        &mut self,
+        link: &mut Link,
+        plan: &Plan,
+        length: usize,
+    ) -> Result<(), ProxyError> {
+        let inbound = std::mem::take(&mut self.inbound);
+        let bytes = inbound.filled().get(..length).unwrap_or_default();
+        let translated = self.translate_bytes(link, plan, bytes);
+        self.inbound = inbound;
+        translated
+    }
+
+    /// Translates whole messages.
+    pub(super) fn translate_bytes(
+        &mut self,
+        link: &mut Link,
+        plan: &Plan,
+        bytes: &[u8],
+    ) -> Result<(), ProxyError> {
+        let own = own::Context {
+            status: link.scanner.status,
+            default: self.policies.consistency.default,
+        };
+        let mut translation = Translation {
+            state: &mut self.state,
+            pending: &mut self.pending,
+            registry: &self.cluster.shared.statements,
+            own,
+            parses: plan.parses.iter(),
+        };
+        let connection = &mut *link.lease;
+        let mut to = Destination {
+            out: link.to_server.writer(),
+            replies: &mut link.replies,
+            node: Some(NodeStatements {
+                prepared: &mut connection.prepared,
+                unnamed: &mut connection.unnamed_owner,
+            }),
+        };
+        translation.messages(bytes, &mut to)
+    }
+
+    /// Remembers that the segment's text must run on the primary.
+    pub(super) fn learn_write(&self, plan: &Plan) {
+        if let Some(text) = &plan.only_text {
+            self.learned.learn(text.identity());
+        }
+    }
+}
+
+/// The statement for pgweir that a Query message is.
+fn own_statement(plan: &Plan) -> Option<ProxyStatement> {
+    let [text] = plan.texts.as_slice() else { return None };
+    match &*text.statements {
+        [only] => match &only.session {
+            SessionEffect::Proxy(statement) => Some(statement.clone()),
+            SessionEffect::None
+            | SessionEffect::Setting(_)
+            | SessionEffect::DiscardAll
+            | SessionEffect::Pins(_) => None,
+        },
+        _ => None,
+    }
+}
+
+/// Whether everything in the segment may run in a read-only block on a replica.
+fn joins_replica_block(plan: &Plan) -> bool {
+    let texts: &[Arc<_>] = &plan.texts;
+    plan.needs != Needs::Primary
+        && texts.iter().all(|text| {
+            let understood = !text.statements.is_empty()
+                || text.access == crate::core::statement::AccessMode::ReadOnly;
+            understood && text.statements.iter().all(may_join_replica_block)
+        })
+        && !ends_and_goes_on(plan)
+}
+
+/// Statements behind the end of the block would run outside it, where they are routed anew.
+fn ends_and_goes_on(plan: &Plan) -> bool {
+    let statements = plan.texts.iter().flat_map(|text| text.statements.iter());
+    let mut after_end = statements.skip_while(|statement| {
+        !matches!(
+            statement.transaction,
+            TransactionControl::Commit(_) | TransactionControl::Rollback(_)
+        )
+    });
+    after_end.next();
+    after_end.next().is_some()
+}

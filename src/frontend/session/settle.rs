@@ -1,0 +1,317 @@
+//! Notes what a segment has done: to the session's settings, to what it must see, to the catalog;
+//! and keeps or returns the connection.
+
+use std::sync::Arc;
+
+use super::link::Link;
+use super::plan::Plan;
+use super::serve::Extent;
+use super::state::LastRoute;
+use super::{Session, SessionEnd, now};
+use crate::core::snapshot::NodeRole;
+use crate::core::statement::{
+    AccessMode, CatalogEffect, PinReason, SessionEffect, SettingChange, StatementVerdict,
+    TransactionControl, TransactionModes,
+};
+use crate::frontend::buffers::BufferSize;
+use crate::frontend::error::ProxyError;
+use crate::protocol::backend::TransactionStatus;
+use crate::protocol::replies::Outcome;
+use crate::protocol::segment::SegmentEnd;
+
+/// What has happened in the transaction block that is open.
+#[derive(Debug, Default)]
+pub(super) struct OpenBlock {
+    /// Whether anything in it may have written.
+    wrote: Wrote,
+    /// Settings that hold if it commits.
+    settings: Vec<SettingChange>,
+    /// Whether a savepoint may have taken settings back.
+    savepoints: Savepoints,
+    /// Whether it may have changed the catalog.
+    catalog: Catalog,
+    /// The modes it was begun with, as long as it can be begun again elsewhere.
+    pub(super) begun: Option<TransactionModes>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Wrote {
+    #[default]
+    No,
+    Maybe,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Savepoints {
+    #[default]
+    None,
+    Some,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Catalog {
+    #[default]
+    Same,
+    MayHaveChanged,
+}
+
+impl Session {
+    /// Every reply to the segment has been passed on.
+    pub(super) fn settle(
+        &mut self,
+        mut link: Box<Link>,
+        plan: &Plan,
+        extent: Extent,
+    ) -> Result<(), SessionEnd> {
+        let at = now();
+        self.note_prepared(&mut link);
+        self.note_route(&link, at.saturating_duration_since(extent.arrived));
+        let was_open = self.block.is_some();
+        let is_open = link.scanner.status != TransactionStatus::Idle;
+        let mut block = self.block.take().unwrap_or_default();
+        for statement in plan.executed.iter().flat_map(|text| text.statements.iter()) {
+            block.note(statement, link.route.role);
+        }
+        self.note_pins(plan, &link);
+        if plan.executed.iter().any(|text| text.catalog == CatalogEffect::MayChange) {
+            self.invalidate_catalog();
+        }
+        if link.scanner.outcome.has(Outcome::FATAL) {
+            self.registration.set_target(None);
+            return Err(SessionEnd::Told);
+        }
+        if is_open || extent.end == SegmentEnd::Flush {
+            self.begin_block(&mut block, &link, plan, was_open);
+            self.block = Some(block);
+        } else {
+            self.end_block(&block, &mut link, plan, was_open);
+            self.note_seen(&block, &link, at);
+        }
+        self.keep_or_return(link, at);
+        Ok(())
+    }
+
+    /// Statements that the node has confirmed, and those it has not.
+    pub(super) fn note_prepared(&mut self, link: &mut Link) {
+        for id in link.scanner.unparsed.drain(..) {
+            link.lease.prepared.remove(id);
+        }
+        let pending = std::mem::take(&mut self.pending);
+        for pending in pending {
+            if link.scanner.parsed.contains(&pending.statement.id) {
+                self.state.statements.insert(&pending.name, pending.statement);
+            }
+        }
+        if link.scanner.outcome.has(Outcome::DEALLOCATED_ALL) {
+            link.lease.prepared.clear();
+            self.state.statements = super::state::NamedStatements::default();
+        }
+    }
+
+    fn note_route(&mut self, link: &Link, took: std::time::Duration) {
+        let route = link.route;
+        let metrics = &self.cluster.metrics;
+        metrics.count_query(route.node, route.role, route.reason);
+        metrics.observe_query_seconds(route.node, route.role, took);
+        match &mut self.state.last_route {
+            Some(last) if last.route.node == route.node => last.route = route,
+            last => *last = Some(LastRoute { node: self.node_name(route.node), route }),
+        }
+    }
+
+    /// Pins generously: a statement that failed may have left something behind too.
+    fn note_pins(&mut self, plan: &Plan, link: &Link) {
+        for statement in plan.executed.iter().flat_map(|text| text.statements.iter()) {
+            if let SessionEffect::Pins(reason) = statement.session {
+                self.pin_to_connection(reason);
+            }
+        }
+        let blind = |text: &crate::core::statement::Classification| {
+            text.statements.is_empty() && text.access == AccessMode::ReadWrite
+        };
+        if plan.executed.iter().any(|text| blind(text)) {
+            self.pin_to_connection(PinReason::NotUnderstood);
+        }
+        if plan.needs == super::plan::Needs::Primary && link.route.role == NodeRole::Primary {
+            self.pin_to_connection(PinReason::ServerResource);
+        }
+    }
+
+    pub(super) fn pin_to_connection(&mut self, reason: PinReason) {
+        if self.pin.is_none() {
+            self.cluster.metrics.count_pin(reason);
+            tracing::debug!(user = self.user.name, reason = reason.as_str(), "session pinned");
+            self.pin = Some(reason);
+        }
+    }
+
+    fn invalidate_catalog(&self) {
+        if let Some(catalog) = &self.catalog {
+            catalog.invalidate();
+        }
+    }
+
+    /// The segment has opened a block, or gone on in one.
+    fn begin_block(&mut self, block: &mut OpenBlock, link: &Link, plan: &Plan, was_open: bool) {
+        if was_open || link.route.role != NodeRole::Replica {
+            return;
+        }
+        let mut statements = plan.executed.iter().flat_map(|text| text.statements.iter());
+        block.begun = statements.find_map(|statement| match statement.transaction {
+            TransactionControl::Begin(modes) => Some(modes),
+            TransactionControl::None
+            | TransactionControl::Commit(_)
+            | TransactionControl::Rollback(_)
+            | TransactionControl::Savepoint
+            | TransactionControl::SetModes(_)
+            | TransactionControl::TwoPhase => None,
+        });
+    }
+
+    /// The session stands outside a block: what was set in it holds or is gone.
+    fn end_block(&mut self, block: &OpenBlock, link: &mut Link, plan: &Plan, was_open: bool) {
+        let outcome = link.scanner.outcome;
+        if outcome.has(Outcome::DISCARDED_ALL) {
+            self.discard_all(link);
+            return;
+        }
+        if block.catalog == Catalog::MayHaveChanged {
+            self.invalidate_catalog();
+        }
+        if block.settings.is_empty() {
+            return;
+        }
+        let controls_blocks = plan
+            .executed
+            .iter()
+            .flat_map(|text| text.statements.iter())
+            .filter(|statement| statement.transaction != TransactionControl::None)
+            .count();
+        let applied = match (was_open, controls_blocks) {
+            // An implicit transaction: all or nothing.
+            (false, 0) => !outcome.has(Outcome::ERROR),
+            // The block ended with this segment, which did nothing else to blocks.
+            (true, 1) if outcome.has(Outcome::COMMITTED) => true,
+            (true, 1) if outcome.has(Outcome::ROLLED_BACK) => false,
+            _ => {
+                self.pin_to_connection(PinReason::Setting);
+                return;
+            }
+        };
+        if block.savepoints == Savepoints::Some {
+            self.pin_to_connection(PinReason::Setting);
+        } else if applied {
+            for change in &block.settings {
+                self.state.apply_setting(change);
+            }
+            link.lease.settings = Arc::clone(&self.state.settings);
+        }
+    }
+
+    /// DISCARD ALL: the session is as new. What had pinned it is gone, but the connection is not
+    /// trusted again (its temporary schema stays).
+    fn discard_all(&mut self, link: &mut Link) {
+        self.state.discard_all();
+        link.lease.prepared.clear();
+        link.lease.unnamed_owner = None;
+        link.lease.settings = Arc::clone(&self.state.settings);
+        if self.pin.take().is_some() {
+            link.taint();
+        }
+    }
+
+    /// What the session has written or seen binds its later reads.
+    fn note_seen(&mut self, block: &OpenBlock, link: &Link, at: std::time::Instant) {
+        let guarantee = &mut self.state.guarantee;
+        match (link.route.role, block.wrote) {
+            (NodeRole::Replica, _) | (_, Wrote::No) => {
+                let route = link.route;
+                guarantee.on_read_completed(route.node, route.role, link.incarnation, at);
+            }
+            (NodeRole::Primary | NodeRole::Unknown, Wrote::Maybe) => {
+                guarantee.on_write_acknowledged(at);
+                guarantee.on_read_completed(
+                    link.route.node,
+                    link.route.role,
+                    link.incarnation,
+                    at,
+                );
+            }
+        }
+    }
+
+    fn keep_or_return(&mut self, mut link: Box<Link>, at: std::time::Instant) {
+        if self.block.is_some() || self.pin.is_some() || !link.is_quiet() {
+            self.link = Some(link);
+        } else {
+            self.registration.set_target(None);
+            self.state.proxy_portals.clear();
+            self.worker.buffers.take_back(BufferSize::Server, link.server_buffer());
+            link.give_back(at);
+        }
+    }
+}
+
+impl OpenBlock {
+    fn note(&mut self, statement: &StatementVerdict, role: NodeRole) {
+        if statement.access == AccessMode::ReadWrite && role != NodeRole::Replica {
+            let harmless = matches!(
+                statement.transaction,
+                TransactionControl::Begin(_)
+                    | TransactionControl::Rollback(_)
+                    | TransactionControl::Commit(_)
+                    | TransactionControl::SetModes(_)
+                    | TransactionControl::Savepoint
+            ) || matches!(statement.session, SessionEffect::Setting(_));
+            if !harmless {
+                self.wrote = Wrote::Maybe;
+            }
+        }
+        if statement.transaction == TransactionControl::Savepoint {
+            self.savepoints = Savepoints::Some;
+        }
+        if statement.catalog == CatalogEffect::MayChange {
+            self.catalog = Catalog::MayHaveChanged;
+        }
+        if let SessionEffect::Setting(change) = &statement.session {
+            self.settings.push(change.clone());
+        }
+        // A block with connection-bound or transaction-bound state cannot be begun elsewhere.
+        if statement.transaction != TransactionControl::None
+            || statement.session != SessionEffect::None
+        {
+            self.begun = None;
+        }
+    }
+
+    /// Whether it can be begun again on another node: nothing but reads so far, each with a snapshot
+    /// of its own.
+    pub(super) fn begun_anew(&self) -> Option<&'static str> {
+        let modes = self.begun?;
+        (modes.isolation.is_none()).then_some("BEGIN READ ONLY")
+    }
+}
+
+impl Link {
+    /// What the client is told when the connection is lost.
+    pub(super) fn end_of_session(
+        &self,
+        block: Option<&OpenBlock>,
+        pin: Option<PinReason>,
+    ) -> SessionEnd {
+        if self.scanner.outcome.has(Outcome::FATAL) {
+            return SessionEnd::Told;
+        }
+        let idle = self.replies.is_empty();
+        let wrote = block.is_some_and(|block| block.wrote == Wrote::Maybe);
+        SessionEnd::Fatal(match (block, pin, idle) {
+            (Some(_), _, true) => ProxyError::TransactionLost,
+            (Some(_), _, false) if !wrote => ProxyError::ConnectionLost,
+            (None, _, true) => ProxyError::ConnectionLost,
+            (_, _, false) => match self.route.role {
+                NodeRole::Replica => ProxyError::ConnectionLost,
+                NodeRole::Primary | NodeRole::Unknown => ProxyError::OutcomeUnknown,
+            },
+        })
+    }
+}

@@ -1,0 +1,106 @@
+//! Prepared statements: one server-side name for every client that prepared the same text.
+//!
+//! A statement is shared when text, parameter types and session settings are the same, since the
+//! settings decide what the text means (`search_path`).
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use crate::backend::state::AppliedSettings;
+use crate::frontend::classification::CachedText;
+
+/// A statement that some session has prepared.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Its number; part of its name on the nodes.
+    pub id: u64,
+    /// The SQL text.
+    pub sql: Box<[u8]>,
+    /// Count and object ids of the parameter types, as on the wire.
+    pub types: Box<[u8]>,
+    /// What the text was classified as.
+    pub text: Arc<CachedText>,
+}
+
+impl Prepared {
+    /// Its name on the nodes.
+    pub fn server_name(&self) -> String {
+        server_name(self.id)
+    }
+
+    /// What it costs to keep, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.sql.len() + self.types.len() + size_of::<Self>()
+    }
+}
+
+/// The name on the nodes of the statement with this number.
+pub fn server_name(id: u64) -> String {
+    format!("{SERVER_NAME_PREFIX}{id}")
+}
+
+/// What every name that pgweir gives on a node begins with.
+pub const SERVER_NAME_PREFIX: &str = "pgweir_";
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Key {
+    sql: Box<[u8]>,
+    types: Box<[u8]>,
+    settings: Arc<AppliedSettings>,
+}
+
+/// Every statement that at least one session of a cluster has prepared.
+#[derive(Debug, Default)]
+pub struct StatementRegistry {
+    next: AtomicU64,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    statements: HashMap<Key, Weak<Prepared>>,
+    /// Entries after the last sweep; twice as many call for the next.
+    swept: usize,
+}
+
+impl StatementRegistry {
+    /// The statement with this text, types and settings; a new one if no session has it.
+    pub fn intern(
+        &self,
+        sql: &[u8],
+        types: &[u8],
+        settings: &Arc<AppliedSettings>,
+        text: &Arc<CachedText>,
+    ) -> Arc<Prepared> {
+        let key = Key { sql: sql.into(), types: types.into(), settings: Arc::clone(settings) };
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(prepared) = known.statements.get(&key).and_then(Weak::upgrade) {
+            return prepared;
+        }
+        let prepared = Arc::new(self.new_statement(sql, types, text));
+        known.statements.insert(key, Arc::downgrade(&prepared));
+        known.sweep();
+        prepared
+    }
+
+    /// A statement that is not shared: the unnamed one.
+    pub fn unshared(&self, sql: &[u8], types: &[u8], text: &Arc<CachedText>) -> Prepared {
+        self.new_statement(sql, types, text)
+    }
+
+    fn new_statement(&self, sql: &[u8], types: &[u8], text: &Arc<CachedText>) -> Prepared {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        Prepared { id, sql: sql.into(), types: types.into(), text: Arc::clone(text) }
+    }
+}
+
+impl Known {
+    /// Forgets statements that no session has any more; each is looked at a bounded number of times.
+    fn sweep(&mut self) {
+        if self.statements.len() > 2 * self.swept + 1000 {
+            self.statements.retain(|_, statement| statement.strong_count() > 0);
+            self.swept = self.statements.len();
+        }
+    }
+}

@@ -19,3 +19,13 @@ pub const AUTH_MESSAGE_BYTES: usize = 65_535;
 /// Age beyond which a measurement of a node counts as none: ten idle probe periods, so that a busy
 /// host does not take its replicas out of rotation, and less than a server needs to restart.
 pub const SAMPLE_EXPIRY: Duration = Duration::from_secs(1);
+
+/// SCRAM verifiers derived at once, each on a blocking thread; one takes a few milliseconds of CPU.
+pub const SCRAM_DERIVATIONS: usize = 2;
+
+/// How long a refused client is given to read why, before its socket is closed.
+pub const REFUSAL_TIME: Duration = Duration::from_millis(500);
+
+/// How much of what a refused client still sends is read and dropped, in bytes: closing a socket
+/// with unread input would reset it and could lose the error message on its way.
+pub const REFUSAL_DRAIN_BYTES: usize = 64 * 1024;

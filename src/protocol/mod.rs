@@ -13,3 +13,4 @@ pub mod frontend;
 pub mod message;
 pub mod outstanding;
 pub mod replies;
+pub mod startup;

@@ -4,3 +4,4 @@ pub mod auth;
 pub mod cancel_keys;
 pub mod error;
 pub mod handshake;
+pub mod listener;

@@ -344,3 +344,6 @@ pub(super) fn same_bytes(given: &[u8], expected: &[u8]) -> bool {
     }
     difference == 0
 }
+
+#[cfg(test)]
+mod tests;

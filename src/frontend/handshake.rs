@@ -308,3 +308,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Started<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -167,7 +167,7 @@ impl Secrets {
             let _permit = permit.map_err(|_| ProxyError::Internal)?;
             let salt = self.salt(&role.user.name);
             let user = Arc::clone(&role.user);
-            tokio::task::spawn_blocking(move || Verifier::derive(&user.password, salt))
+            tokio::task::spawn_blocking(move || Verifier::derive(&user.password, &salt))
                 .await
                 .ok()
                 .flatten()
@@ -281,11 +281,11 @@ impl Exchange {
 
 async fn sasl_first(claim: Claim, body: &[u8]) -> Result<Progress, ProxyError> {
     let client_first = sasl_initial_response(body)?;
-    let secret = if let Some(role) = &claim.role {
-        claim.secrets.verifier(role).await?.secret()
-    } else {
-        let salt = claim.secrets.salt(&claim.user);
-        claim.secrets.mock.secret_with_salt(salt)
+    // The same steps for both: what differs is only whose keys are copied.
+    let salt = claim.secrets.salt(&claim.user);
+    let secret = match &claim.role {
+        Some(role) => claim.secrets.verifier(role).await?.secret(salt),
+        None => claim.secrets.mock.secret(salt),
     };
     let (server_first, challenge) = ScramChallenge::new(client_first, secret)?;
     Ok(Progress::Ask {

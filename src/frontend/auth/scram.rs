@@ -17,7 +17,6 @@ const KEY_BYTES: usize = 32;
 
 /// What proves that a client knows a password, without the password.
 pub(super) struct Verifier {
-    salt: Vec<u8>,
     stored_key: Vec<u8>,
     server_key: Vec<u8>,
     /// Random text; stands in for a password in the mock only.
@@ -26,16 +25,14 @@ pub(super) struct Verifier {
 
 impl Verifier {
     /// Derives it; takes milliseconds of CPU. `None` cannot happen with the pgwire in use.
-    pub(super) fn derive(password: &Secret, salt: Vec<u8>) -> Option<Self> {
-        let salted = gen_salted_password(password.expose(), &salt, SCRAM_ITERATIONS);
-        match ScramSecret::verifier_from_salted_password(salt, salted, SCRAM_ITERATIONS) {
+    pub(super) fn derive(password: &Secret, salt: &[u8]) -> Option<Self> {
+        let salted = gen_salted_password(password.expose(), salt, SCRAM_ITERATIONS);
+        match ScramSecret::verifier_from_salted_password(salt.to_vec(), salted, SCRAM_ITERATIONS) {
             ScramSecret::Verifier {
-                salt,
                 stored_key,
                 server_key,
                 ..
             } => Some(Self {
-                salt,
                 stored_key,
                 server_key,
                 text: String::new(),
@@ -47,7 +44,6 @@ impl Verifier {
     /// A verifier to which no password belongs.
     pub(super) fn mock() -> Self {
         Self {
-            salt: Vec::new(),
             stored_key: rand::random::<[u8; KEY_BYTES]>().to_vec(),
             server_key: rand::random::<[u8; KEY_BYTES]>().to_vec(),
             text: format!("{:032x}", rand::random::<u128>()),
@@ -59,13 +55,8 @@ impl Verifier {
         &self.text
     }
 
-    /// As pgwire takes it.
-    pub(super) fn secret(&self) -> ScramSecret {
-        self.secret_with_salt(self.salt.clone())
-    }
-
-    /// As pgwire takes it, with another salt.
-    pub(super) fn secret_with_salt(&self, salt: Vec<u8>) -> ScramSecret {
+    /// As pgwire takes it; `salt` is the one that the verifier was derived with.
+    pub(super) fn secret(&self, salt: Vec<u8>) -> ScramSecret {
         ScramSecret::Verifier {
             salt,
             iterations: SCRAM_ITERATIONS,

@@ -128,7 +128,7 @@ proptest! {
         ],
         echo in any::<bool>(),
     ) {
-        let secret = Verifier::mock().secret_with_salt(vec![1; 16]);
+        let secret = Verifier::mock().secret(vec![1; 16]);
         let Ok((server_first, challenge)) = ScramChallenge::new(&first, secret) else {
             return Ok(());
         };

@@ -20,6 +20,7 @@ pub const AUTH_MESSAGE_BYTES: usize = 65_535;
 /// host does not take its replicas out of rotation, and less than a server needs to restart.
 pub const SAMPLE_EXPIRY: Duration = Duration::from_secs(1);
 
+<<<<<<< HEAD
 /// A client's buffer at first, in bytes: most statements fit, and it is given back while idle.
 pub const CLIENT_BUFFER_BYTES: usize = 8 * 1024;
 
@@ -54,3 +55,34 @@ pub const READ_ATTEMPTS: usize = 3;
 
 /// How long a client that is told why its session ends may take to read it.
 pub const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+=======
+/// SCRAM verifiers derived at once, each on a blocking thread; one takes a few milliseconds of CPU.
+pub const SCRAM_DERIVATIONS: usize = 2;
+
+/// How long a refused client is given to read why, before its socket is closed.
+pub const REFUSAL_TIME: Duration = Duration::from_millis(500);
+
+/// How much of what a refused client still sends is read and dropped, in bytes: closing a socket
+/// with unread input would reset it and could lose the error message on its way.
+pub const REFUSAL_DRAIN_BYTES: usize = 64 * 1024;
+
+/// Connections that wait to be accepted on one listening socket (PgBouncer's default is 128;
+/// `net.core.somaxconn` caps it). Large enough for an application that opens its whole pool at once.
+pub const LISTEN_BACKLOG: i32 = 1024;
+
+/// Clients above `limits.max_clients` that are being told so at once, or that hand in a cancel
+/// request; more are closed without a word.
+pub const OVERFLOW_CLIENTS: usize = 64;
+
+/// How long accepting rests after the system had no file or buffer left for a connection.
+pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+
+/// A client that is silent this long is probed (keepalive).
+pub const CLIENT_KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+
+/// The time between two keepalive probes of a client.
+pub const CLIENT_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A client that leaves this many probes unanswered is gone.
+pub const CLIENT_KEEPALIVE_PROBES: u32 = 6;
+>>>>>>> handshake

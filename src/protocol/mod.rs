@@ -14,3 +14,4 @@ pub mod message;
 pub mod outstanding;
 pub mod replies;
 pub mod segment;
+pub mod startup;

@@ -1,0 +1,140 @@
+use postgres_protocol::authentication::md5_hash;
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::{Environment, parse};
+
+struct NoVariables;
+
+impl Environment for NoVariables {
+    fn value_of(&self, _: &str) -> Option<String> {
+        None
+    }
+}
+
+fn config(method: &str, users: &str) -> Config {
+    let text = format!(
+        "clusters:\n  main:\n    nodes: [{{ name: a, host: h, port: 1 }}]\n    \
+         monitor: {{ user: m, password: p, database: postgres }}\n\
+         users: [{users}]\nauth: {{ method: {method} }}\n"
+    );
+    parse(&text, "test.yaml", &NoVariables).unwrap()
+}
+
+const APP: &str = "{ name: app, password: secret }";
+
+/// What the client's `answer` (made from the salt) to an MD5 challenge leads to.
+async fn md5(user: &str, answer: impl FnOnce([u8; 4]) -> String) -> Result<(), ProxyError> {
+    let authenticator = Authenticator::new(&config("md5", APP));
+    let Progress::Ask { request, exchange } = authenticator.begin(user)? else {
+        panic!("nothing was asked");
+    };
+    let salt = *request.last_chunk::<4>().unwrap();
+    let body = format!("{}\0", answer(salt));
+    match exchange.answer(body.as_bytes()).await? {
+        Progress::Proved { .. } => Ok(()),
+        Progress::Ask { .. } => panic!("asked again"),
+    }
+}
+
+#[tokio::test]
+async fn md5_takes_the_hash_of_the_right_password_and_this_salt_only() {
+    let failed = |user: &str| {
+        let user = user.to_owned();
+        Err(ProxyError::AuthenticationFailed { user })
+    };
+    let hash = |user: &'static str, password: &'static str| {
+        move |salt| md5_hash(user.as_bytes(), password.as_bytes(), salt)
+    };
+    assert_eq!(md5("app", hash("app", "secret")).await, Ok(()));
+    assert_eq!(md5("app", hash("app", "wrong")).await, failed("app"));
+    assert_eq!(
+        md5("app", |_| md5_hash(b"app", b"secret", [1, 2, 3, 4])).await,
+        failed("app")
+    );
+    assert_eq!(md5("app", |_| String::new()).await, failed("app"));
+    assert_eq!(
+        md5("nobody", hash("nobody", "secret")).await,
+        failed("nobody")
+    );
+    assert_eq!(md5("nobody", hash("nobody", "")).await, failed("nobody"));
+}
+
+#[test]
+fn equal_bytes_are_equal_and_nothing_else_is() {
+    for (given, expected, same) in [
+        ("", "", true),
+        ("abc", "abc", true),
+        ("abd", "abc", false),
+        ("ab", "abc", false),
+        ("abc", "ab", false),
+        ("ab\0", "ab", false),
+        ("", "a", false),
+    ] {
+        assert_eq!(
+            same_bytes(given.as_bytes(), expected.as_bytes()),
+            same,
+            "{given:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_reload_keeps_the_verifiers_of_unchanged_passwords_only() {
+    let two = "{ name: app, password: secret }, { name: web, password: one }";
+    let old = Authenticator::new(&config("scram-sha-256", two));
+    old.warm().await;
+    let changed =
+        "{ name: app, password: secret }, { name: web, password: two }, { name: new, password: x }";
+    let new = old.reloaded(&config("scram-sha-256", changed));
+    let kept = |name: &str| new.roles[name].verifier.get().cloned();
+    assert!(Arc::ptr_eq(
+        &kept("app").unwrap(),
+        old.roles["app"].verifier.get().unwrap()
+    ));
+    assert!(kept("web").is_none());
+    assert!(kept("new").is_none());
+    assert_eq!(old.secrets.salt("nobody"), new.secrets.salt("nobody"));
+}
+
+#[tokio::test]
+async fn logins_at_the_same_time_derive_a_verifier_once() {
+    let authenticator = Authenticator::new(&config("scram-sha-256", APP));
+    let role = &authenticator.roles["app"];
+    let secrets = &authenticator.secrets;
+    let (one, two) = tokio::join!(secrets.verifier(role), secrets.verifier(role));
+    assert!(Arc::ptr_eq(&one.unwrap(), &two.unwrap()));
+}
+
+#[test]
+fn no_secret_is_printed() {
+    let authenticator = Authenticator::new(&config("password", APP));
+    let progress = authenticator.begin("app").unwrap();
+    for shown in [format!("{authenticator:?}"), format!("{progress:?}")] {
+        assert!(!shown.contains("secret"), "{shown}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_client_message_makes_scram_panic_or_succeed(
+        first in prop_oneof![
+            proptest::collection::vec(any::<u8>(), 0..60),
+            "[nyp=,a-c\u{e9}]{0,12},n=[a,=]{0,4},r=[ -~]{0,20}".prop_map(String::into_bytes),
+        ],
+        last in prop_oneof![
+            proptest::collection::vec(any::<u8>(), 0..60),
+            "c=(biws|eSws|[a-z=]{0,6}),r=[ -~]{0,20},p=[A-Za-z0-9+/=\u{e9}]{0,50}".prop_map(String::into_bytes),
+        ],
+        echo in any::<bool>(),
+    ) {
+        let secret = Verifier::mock().secret(vec![1; 16]);
+        let Ok((server_first, challenge)) = ScramChallenge::new(&first, secret) else {
+            return Ok(());
+        };
+        let nonce = server_first.split(',').next().unwrap();
+        let echoed = format!("c=biws,{nonce},p={}=", "A".repeat(43));
+        let last = if echo { echoed.into_bytes() } else { last };
+        prop_assert!(!matches!(challenge.verify(&last), Ok(Some(_))));
+    }
+}

@@ -1,0 +1,260 @@
+//! Which client's cancel key stands for which statement on which node.
+//!
+//! Invariants:
+//! * A process id belongs to one live session; its key is random and compared in constant time.
+//! * There are never more entries than the capacity; an entry ends with its [`Registration`].
+//!
+//! Must not connect to a node: whoever looks a target up does that.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::auth::same_bytes;
+use crate::config::NodeConfig;
+
+/// What a `CancelRequest` to a node needs.
+#[derive(Clone, PartialEq, Eq)]
+pub struct CancelTarget {
+    /// Where to connect.
+    pub node: Arc<NodeConfig>,
+    /// The process id of the server connection.
+    pub process_id: i32,
+    /// The key of the server connection: 4 to 256 bytes.
+    pub key: Box<[u8]>,
+}
+
+impl std::fmt::Debug for CancelTarget {
+    /// Prints no key: it is a secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CancelTarget")
+            .field("node", &self.node.name)
+            .field("process_id", &self.process_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How long a client's key is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyLength {
+    /// 4 bytes: all clients up to protocol 3.1.
+    Short,
+    /// 32 bytes: protocol 3.2 (`MAX_CANCEL_KEY_LENGTH`, `src/include/storage/procsignal.h`).
+    Long,
+}
+
+impl KeyLength {
+    /// The length for an agreed minor version of protocol 3.
+    pub const fn for_minor(minor: u16) -> Self {
+        if minor >= 2 { Self::Long } else { Self::Short }
+    }
+}
+
+/// The cancel keys of all live sessions.
+#[derive(Debug)]
+pub struct CancelKeys {
+    table: Arc<Mutex<Table>>,
+}
+
+#[derive(Debug)]
+struct Table {
+    slots: HashMap<i32, Arc<Slot>>,
+    /// The process id to try next; always positive.
+    next: i32,
+    capacity: usize,
+}
+
+struct Slot {
+    key: Box<[u8]>,
+    target: Mutex<Option<Arc<CancelTarget>>>,
+}
+
+impl std::fmt::Debug for Slot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Slot")
+            .field("target", &self.target)
+            .finish_non_exhaustive()
+    }
+}
+
+impl CancelKeys {
+    /// No keys yet; at most `max_clients` at once.
+    pub fn new(max_clients: usize) -> Self {
+        let random: u32 = rand::random();
+        Self {
+            table: Arc::new(Mutex::new(Table {
+                slots: HashMap::new(),
+                next: i32::try_from(random >> 1).unwrap_or(1).max(1),
+                capacity: max_clients,
+            })),
+        }
+    }
+
+    /// Changes how many keys there may be; those that exist stay.
+    pub fn set_capacity(&self, max_clients: usize) {
+        lock(&self.table).capacity = max_clients;
+    }
+
+    /// Makes a process id and a key for one session; `None` at the capacity.
+    pub fn register(&self, length: KeyLength) -> Option<Registration> {
+        let slot = Arc::new(Slot {
+            key: match length {
+                KeyLength::Short => rand::random::<[u8; 4]>().into(),
+                KeyLength::Long => rand::random::<[u8; 32]>().into(),
+            },
+            target: Mutex::new(None),
+        });
+        let process_id = lock(&self.table).insert(&slot)?;
+        Some(Registration {
+            table: Arc::clone(&self.table),
+            process_id,
+            slot,
+        })
+    }
+
+    /// What the session with this process id and key runs at the moment; `None` when there is no
+    /// such session, the key is wrong, or it runs nothing.
+    pub fn lookup(&self, process_id: i32, key: &[u8]) -> Option<Arc<CancelTarget>> {
+        let slot = lock(&self.table).slots.get(&process_id).map(Arc::clone)?;
+        if !same_bytes(key, &slot.key) {
+            return None;
+        }
+        lock(&slot.target).clone()
+    }
+
+    /// How many sessions have a key.
+    pub fn len(&self) -> usize {
+        lock(&self.table).slots.len()
+    }
+
+    /// Whether no session has a key.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Table {
+    /// Puts `slot` under the next free process id; ends because there are fewer slots than ids.
+    fn insert(&mut self, slot: &Arc<Slot>) -> Option<i32> {
+        const PROCESS_IDS: usize = 0x7fff_ffff;
+        if self.slots.len() >= self.capacity.min(PROCESS_IDS) {
+            return None;
+        }
+        loop {
+            let process_id = self.next;
+            self.next = process_id.checked_add(1).unwrap_or(1);
+            if let Entry::Vacant(free) = self.slots.entry(process_id) {
+                free.insert(Arc::clone(slot));
+                return Some(process_id);
+            }
+        }
+    }
+}
+
+/// One session's cancel key; the key ends when this is dropped.
+#[derive(Debug)]
+pub struct Registration {
+    table: Arc<Mutex<Table>>,
+    process_id: i32,
+    slot: Arc<Slot>,
+}
+
+impl Registration {
+    /// The process id for `BackendKeyData`; positive.
+    pub const fn process_id(&self) -> i32 {
+        self.process_id
+    }
+
+    /// The key for `BackendKeyData`: 4 or 32 bytes.
+    pub fn key(&self) -> &[u8] {
+        &self.slot.key
+    }
+
+    /// Says on which server connection the session runs now, or that it runs nowhere. Costs one
+    /// mutex that only a cancel request contends for.
+    pub fn set_target(&self, target: Option<Arc<CancelTarget>>) {
+        *lock(&self.slot.target) = target;
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        lock(&self.table).slots.remove(&self.process_id);
+    }
+}
+
+/// Nothing panics while one of these locks is held, so a poisoned one is still whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(process_id: i32) -> Arc<CancelTarget> {
+        Arc::new(CancelTarget {
+            node: Arc::new(NodeConfig {
+                name: Arc::from("a"),
+                host: "127.0.0.1".to_owned(),
+                port: 5432,
+                zone: None,
+                weight: 1,
+            }),
+            process_id,
+            key: Box::new([1, 2, 3, 4]),
+        })
+    }
+
+    #[test]
+    fn only_the_right_key_finds_the_target_and_only_while_it_is_set() {
+        let keys = CancelKeys::new(10);
+        let session = keys.register(KeyLength::Short).unwrap();
+        let (process_id, key) = (session.process_id(), session.key().to_vec());
+        assert_eq!((process_id > 0, key.len()), (true, 4));
+        assert_eq!(keys.lookup(process_id, &key), None);
+
+        session.set_target(Some(target(42)));
+        assert_eq!(keys.lookup(process_id, &key).unwrap().process_id, 42);
+        let mut wrong = key.clone();
+        wrong[3] ^= 1;
+        for bad in [&wrong[..], &key[..3], &[], &[key.clone(), vec![0]].concat()] {
+            assert_eq!(keys.lookup(process_id, bad), None, "{bad:?}");
+        }
+        assert_eq!(keys.lookup(process_id.wrapping_add(1), &key), None);
+
+        session.set_target(None);
+        assert_eq!(keys.lookup(process_id, &key), None);
+        session.set_target(Some(target(42)));
+        drop(session);
+        assert_eq!(keys.lookup(process_id, &key), None);
+        assert!(keys.is_empty());
+    }
+
+    #[test]
+    fn the_number_of_keys_is_bounded_and_ids_do_not_repeat_among_the_living() {
+        let keys = CancelKeys::new(3);
+        let sessions: Vec<_> = (0..3)
+            .map(|_| keys.register(KeyLength::Long).unwrap())
+            .collect();
+        assert!(keys.register(KeyLength::Long).is_none());
+        let mut ids: Vec<_> = sessions.iter().map(Registration::process_id).collect();
+        ids.dedup();
+        assert_eq!(ids.len(), 3);
+        assert_eq!(sessions[0].key().len(), 32);
+        keys.set_capacity(4);
+        assert!(keys.register(KeyLength::for_minor(0)).is_some());
+    }
+
+    #[test]
+    fn process_ids_start_again_at_one_after_the_last_and_skip_those_in_use() {
+        let keys = CancelKeys::new(10);
+        lock(&keys.table).next = i32::MAX;
+        let last = keys.register(KeyLength::Short).unwrap();
+        let first = keys.register(KeyLength::Short).unwrap();
+        lock(&keys.table).next = i32::MAX;
+        let skipping = keys.register(KeyLength::Short).unwrap();
+        let ids = [last.process_id(), first.process_id(), skipping.process_id()];
+        assert_eq!(ids, [i32::MAX, 1, 2]);
+    }
+}

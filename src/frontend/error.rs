@@ -1,0 +1,410 @@
+//! The one place that turns pgweir's own errors into what a client sees.
+//!
+//! Invariants:
+//! * Every error has a SQLSTATE, a lower-case message and, where it helps, a detail and a hint.
+//! * Texts hold only what the client itself sent or may know: no host, no SQL, no other user.
+//!
+//! Must not handle errors of the nodes: those are forwarded as they are.
+//!
+//! Fields: manual, "Error and Notice Message Fields"; codes: manual, "PostgreSQL Error Codes".
+
+use std::borrow::Cow;
+
+use crate::protocol::message::{Malformed, write_message, write_string};
+use crate::protocol::startup::{NEWEST_MINOR, StartupFault};
+
+/// What an error does to the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// The statement failed, the session goes on.
+    Error,
+    /// The session ends.
+    Fatal,
+}
+
+impl Severity {
+    const fn text(self) -> &'static [u8] {
+        match self {
+            Self::Error => b"ERROR",
+            Self::Fatal => b"FATAL",
+        }
+    }
+}
+
+/// An error that pgweir itself raises towards a client. `Display` is the message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProxyError {
+    /// A message that cannot be: `08P01`. Lower-case, without peer bytes.
+    #[error("{0}")]
+    ProtocolViolation(&'static str),
+    /// The protocol version is not spoken: `0A000`.
+    #[error(
+        "unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.{NEWEST_MINOR}"
+    )]
+    UnsupportedProtocol {
+        /// The major version asked for.
+        major: u16,
+        /// The minor version asked for.
+        minor: u16,
+    },
+    /// A feature that pgweir does not have: `0A000`. Reads as "... not supported".
+    #[error("{0}")]
+    Unsupported(&'static str),
+    /// No role in the startup message: `28000`.
+    #[error("no PostgreSQL user name specified in startup packet")]
+    NoUser,
+    /// Nobody is asked for a password and the role is not configured: `28000`.
+    #[error("role \"{user}\" does not exist")]
+    UnknownRole {
+        /// The name that the client gave.
+        user: String,
+    },
+    /// Wrong password, or no such role: `28P01`.
+    #[error("password authentication failed for user \"{user}\"")]
+    AuthenticationFailed {
+        /// The name that the client gave.
+        user: String,
+    },
+    /// The handshake took too long: `57014`, as PostgreSQL has it.
+    #[error("canceling authentication due to timeout")]
+    AuthenticationTimeout,
+    /// No cluster serves the database: `3D000`.
+    #[error("database \"{database}\" does not exist")]
+    UnknownDatabase {
+        /// The name that the client gave.
+        database: String,
+    },
+    /// `limits.max_clients` is reached: `53300`.
+    #[error("sorry, too many clients already")]
+    TooManyClients,
+    /// No server connection became free within `pool.checkout_timeout`: `53300`.
+    #[error("no server connection became available in time")]
+    CheckoutTimeout,
+    /// A limit of the proxy: `53400`.
+    #[error("{limit} exceeds the limit of the proxy")]
+    LimitExceeded {
+        /// What is too large, and the key that sets the bound.
+        limit: Limit,
+    },
+    /// No node can serve the statement at the moment: `57P03`.
+    #[error("no node is available to serve this statement yet")]
+    NoNodeAvailable,
+    /// No replica is fresh enough and the policy forbids the primary: `57P03`.
+    #[error("no replica is fresh enough to serve this statement yet")]
+    NoFreshReplica,
+    /// The server connection was lost and nothing of the statement was committed: `08006`.
+    #[error("the connection to the server was lost before the statement completed")]
+    ConnectionLost,
+    /// The server connection was lost and the statement may have been committed: `08007`.
+    #[error("the connection to the server was lost and the outcome of the transaction is unknown")]
+    OutcomeUnknown,
+    /// The transaction was lost with its server connection: `40001`.
+    #[error("the transaction was rolled back because its server connection was lost")]
+    TransactionLost,
+    /// A `pgweir.` setting has a value that it cannot have: `22023`.
+    #[error("invalid value for parameter \"{name}\": \"{value}\"")]
+    InvalidSetting {
+        /// The setting's name.
+        name: String,
+        /// What the client wrote.
+        value: String,
+        /// Which values there are.
+        allowed: Cow<'static, str>,
+    },
+    /// There is no such `pgweir.` setting: `42704`.
+    #[error("unrecognized configuration parameter \"{name}\"")]
+    UnknownSetting {
+        /// What the client wrote.
+        name: String,
+    },
+    /// A `pgweir.` setting that can only be read: `55P02`.
+    #[error("parameter \"{name}\" cannot be changed")]
+    ReadOnlySetting {
+        /// The setting's name.
+        name: String,
+    },
+    /// A startup parameter is not UTF-8: `22021`.
+    #[error("invalid byte sequence for encoding \"UTF8\" in startup parameter \"{parameter}\"")]
+    InvalidEncoding {
+        /// The parameter's name.
+        parameter: String,
+    },
+    /// The proxy stops: `57P01`.
+    #[error("terminating connection due to administrator command")]
+    ShuttingDown,
+    /// A fault of pgweir: `XX000`. What it was stands in the log only.
+    #[error("internal error of the proxy")]
+    Internal,
+}
+
+/// Bounds that a client can meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// `limits.max_message`.
+    Message,
+    /// Bytes of one extended-protocol pipeline up to its Sync.
+    Pipeline,
+    /// Prepared statements of one session.
+    PreparedStatements,
+}
+
+impl std::fmt::Display for Limit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Message => "the length of a message",
+            Self::Pipeline => "the length of a pipeline",
+            Self::PreparedStatements => "the number of prepared statements",
+        })
+    }
+}
+
+impl Limit {
+    const fn hint(self) -> &'static str {
+        match self {
+            Self::Message => "Raise limits.max_message in the configuration of the proxy.",
+            Self::Pipeline => "Send a Sync message more often.",
+            Self::PreparedStatements => "Close prepared statements that are no longer used.",
+        }
+    }
+}
+
+impl ProxyError {
+    /// The five characters of the SQLSTATE.
+    pub const fn sqlstate(&self) -> &'static str {
+        match self {
+            Self::ProtocolViolation(_) => "08P01",
+            Self::UnsupportedProtocol { .. } | Self::Unsupported(_) => "0A000",
+            Self::NoUser | Self::UnknownRole { .. } => "28000",
+            Self::AuthenticationFailed { .. } => "28P01",
+            Self::AuthenticationTimeout => "57014",
+            Self::UnknownDatabase { .. } => "3D000",
+            Self::TooManyClients | Self::CheckoutTimeout => "53300",
+            Self::LimitExceeded { .. } => "53400",
+            Self::NoNodeAvailable | Self::NoFreshReplica => "57P03",
+            Self::ConnectionLost => "08006",
+            Self::OutcomeUnknown => "08007",
+            Self::TransactionLost => "40001",
+            Self::InvalidSetting { .. } => "22023",
+            Self::UnknownSetting { .. } => "42704",
+            Self::ReadOnlySetting { .. } => "55P02",
+            Self::InvalidEncoding { .. } => "22021",
+            Self::ShuttingDown => "57P01",
+            Self::Internal => "XX000",
+        }
+    }
+
+    /// What the error does to a session that is already established. During the handshake every
+    /// error is fatal.
+    pub const fn severity(&self) -> Severity {
+        match self {
+            Self::ProtocolViolation(_)
+            | Self::UnsupportedProtocol { .. }
+            | Self::NoUser
+            | Self::UnknownRole { .. }
+            | Self::AuthenticationFailed { .. }
+            | Self::AuthenticationTimeout
+            | Self::UnknownDatabase { .. }
+            | Self::TooManyClients
+            | Self::LimitExceeded {
+                limit: Limit::Message | Limit::Pipeline,
+            }
+            | Self::InvalidEncoding { .. }
+            | Self::ShuttingDown
+            | Self::Internal => Severity::Fatal,
+            Self::Unsupported(_)
+            | Self::CheckoutTimeout
+            | Self::LimitExceeded {
+                limit: Limit::PreparedStatements,
+            }
+            | Self::NoNodeAvailable
+            | Self::NoFreshReplica
+            | Self::ConnectionLost
+            | Self::OutcomeUnknown
+            | Self::TransactionLost
+            | Self::InvalidSetting { .. }
+            | Self::UnknownSetting { .. }
+            | Self::ReadOnlySetting { .. } => Severity::Error,
+        }
+    }
+
+    fn detail(&self) -> Option<&'static str> {
+        match self {
+            Self::CheckoutTimeout => {
+                Some("All connections of the pool stayed in use for the whole checkout timeout.")
+            }
+            Self::OutcomeUnknown => Some("The transaction may have been committed."),
+            Self::ConnectionLost => Some("The statement has not been committed."),
+            Self::ProtocolViolation(_)
+            | Self::UnsupportedProtocol { .. }
+            | Self::Unsupported(_)
+            | Self::NoUser
+            | Self::UnknownRole { .. }
+            | Self::AuthenticationFailed { .. }
+            | Self::AuthenticationTimeout
+            | Self::UnknownDatabase { .. }
+            | Self::TooManyClients
+            | Self::LimitExceeded { .. }
+            | Self::NoNodeAvailable
+            | Self::NoFreshReplica
+            | Self::TransactionLost
+            | Self::InvalidSetting { .. }
+            | Self::UnknownSetting { .. }
+            | Self::ReadOnlySetting { .. }
+            | Self::InvalidEncoding { .. }
+            | Self::ShuttingDown
+            | Self::Internal => None,
+        }
+    }
+
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        match self {
+            Self::TooManyClients => {
+                Some("Raise limits.max_clients in the configuration of the proxy.".into())
+            }
+            Self::CheckoutTimeout => {
+                Some("Raise pool.size, or shorten transactions, and retry.".into())
+            }
+            Self::LimitExceeded { limit } => Some(limit.hint().into()),
+            Self::NoNodeAvailable | Self::NoFreshReplica | Self::ConnectionLost => {
+                Some("Retry in a moment.".into())
+            }
+            Self::OutcomeUnknown => Some("Check whether its effects are there first.".into()),
+            Self::TransactionLost => Some("Retry the transaction from its beginning.".into()),
+            Self::InvalidSetting { allowed, .. } => {
+                Some(format!("Available values: {allowed}.").into())
+            }
+            Self::ProtocolViolation(_)
+            | Self::UnsupportedProtocol { .. }
+            | Self::Unsupported(_)
+            | Self::NoUser
+            | Self::UnknownRole { .. }
+            | Self::AuthenticationFailed { .. }
+            | Self::AuthenticationTimeout
+            | Self::UnknownDatabase { .. }
+            | Self::UnknownSetting { .. }
+            | Self::ReadOnlySetting { .. }
+            | Self::InvalidEncoding { .. }
+            | Self::ShuttingDown
+            | Self::Internal => None,
+        }
+    }
+
+    /// Appends the `ErrorResponse` to `out`.
+    pub fn write(&self, out: &mut Vec<u8>, severity: Severity) {
+        write_message(out, b'E', |body| {
+            let mut field = |code: u8, text: &[u8]| {
+                body.push(code);
+                write_string(body, text);
+            };
+            field(b'S', severity.text());
+            field(b'V', severity.text());
+            field(b'C', self.sqlstate().as_bytes());
+            field(b'M', self.to_string().as_bytes());
+            if let Some(detail) = self.detail() {
+                field(b'D', detail.as_bytes());
+            }
+            if let Some(hint) = self.hint() {
+                field(b'H', hint.as_bytes());
+            }
+            body.push(0);
+        });
+    }
+
+    /// The `ErrorResponse` with the error's own severity.
+    pub fn response(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.write(&mut out, self.severity());
+        out
+    }
+
+    /// The `ErrorResponse` that ends the connection.
+    pub fn fatal_response(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.write(&mut out, Severity::Fatal);
+        out
+    }
+}
+
+impl From<Malformed> for ProxyError {
+    fn from(_: Malformed) -> Self {
+        Self::ProtocolViolation("invalid message format")
+    }
+}
+
+impl From<StartupFault> for ProxyError {
+    fn from(fault: StartupFault) -> Self {
+        match fault {
+            StartupFault::Length => Self::ProtocolViolation("invalid length of startup packet"),
+            StartupFault::Layout => Self::ProtocolViolation(
+                "invalid startup packet layout: expected terminator as last byte",
+            ),
+            StartupFault::CancelLength => {
+                Self::ProtocolViolation("invalid length of cancel request")
+            }
+            StartupFault::Version { major, minor } => Self::UnsupportedProtocol { major, minor },
+            StartupFault::NoUser => Self::NoUser,
+            StartupFault::Encoding { parameter } => Self::InvalidEncoding { parameter },
+            StartupFault::Replication => {
+                Self::Unsupported("replication connections are not supported by pgweir")
+            }
+            StartupFault::SettingWithoutValue { name } => Self::InvalidSetting {
+                name,
+                value: String::new(),
+                allowed: "written as name=value".into(),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_response_holds_severity_code_message_detail_and_hint() {
+        assert_eq!(
+            ProxyError::TooManyClients.response(),
+            b"E\0\0\0\x78SFATAL\0VFATAL\0C53300\0Msorry, too many clients already\0\
+              HRaise limits.max_clients in the configuration of the proxy.\0\0"
+        );
+        let lost = ProxyError::OutcomeUnknown.response();
+        let lost = String::from_utf8_lossy(&lost);
+        assert!(lost.contains("SERROR\0VERROR\0C08007\0"), "{lost:?}");
+        assert!(lost.contains("\0DThe transaction may"), "{lost:?}");
+    }
+
+    #[test]
+    fn a_nul_in_a_name_cannot_forge_a_field() {
+        let error = ProxyError::UnknownDatabase {
+            database: "a\0C00000\0".to_owned(),
+        };
+        let response = error.fatal_response();
+        assert!(response.ends_with(b"Mdatabase \"a\0\0"));
+    }
+
+    #[test]
+    fn messages_are_lower_case_except_names() {
+        for error in [
+            ProxyError::NoUser,
+            ProxyError::AuthenticationTimeout,
+            ProxyError::CheckoutTimeout,
+            ProxyError::NoNodeAvailable,
+            ProxyError::NoFreshReplica,
+            ProxyError::ConnectionLost,
+            ProxyError::TransactionLost,
+            ProxyError::ShuttingDown,
+            ProxyError::Internal,
+            ProxyError::LimitExceeded {
+                limit: Limit::Message,
+            },
+            ProxyError::from(StartupFault::Replication),
+        ] {
+            let message = error.to_string();
+            assert!(
+                message.starts_with(|c: char| c.is_ascii_lowercase()),
+                "{message}"
+            );
+            assert!(!message.ends_with('.'), "{message}");
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! From an accepted socket to an authenticated client.
+//!
+//! `Accepted` → `Negotiated` → `Started` → `Authenticated`: each step consumes the one before, so
+//! nothing can be done out of order. A cancel request leaves as another [`Outcome`].
+//!
+//! Invariants:
+//! * Nothing is read ahead: after the handshake the next byte of the socket is the session's.
+//! * One deadline covers everything from accept to `AuthenticationOk`.
+//! * Every length is checked before anything is allocated for it.
+//! * Whoever is refused is told why, in one `ErrorResponse`, and nothing about others.
+//!
+//! Must not talk to a node.
+//!
+//! Flow: manual, "Message Flow"; `src/backend/tcop/backend_startup.c`.
+
+mod conduit;
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+
+use super::auth::{Authenticator, Progress};
+use super::error::ProxyError;
+use crate::config::{Config, DatabasePattern, UserConfig};
+use crate::protocol::startup::{
+    CancelRequest, FirstPacket, Parameter, REPEATED_GSSENC_REQUEST, REPEATED_SSL_REQUEST,
+    StartupMessage, agreed_minor, write_negotiation,
+};
+
+use conduit::Conduit;
+
+/// The database name that is kept for pgweir itself.
+const RESERVED_DATABASE: &str = "pgweir";
+
+/// Under which terms a client is received.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms<'a> {
+    /// Databases and limits.
+    pub config: &'a Config,
+    /// Roles and method; of the same configuration.
+    pub authenticator: &'a Authenticator,
+    /// Whether there is room for it.
+    pub admission: Admission,
+    /// When the handshake must be over.
+    pub deadline: Instant,
+}
+
+/// Whether there is room for another client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// It counts towards `limits.max_clients`.
+    Admitted,
+    /// `limits.max_clients` is reached: it may cancel a statement or be told so.
+    Full,
+}
+
+/// What a handshake led to.
+#[derive(Debug)]
+pub enum Outcome<S> {
+    /// A client to serve; it has `AuthenticationOk` and waits for the rest of the greeting.
+    Session(Authenticated<S>),
+    /// A cancel request. The client takes the end of `stream` for "done", so drop it after the
+    /// node has been asked; nothing is ever written to it.
+    Cancel {
+        /// Which statement.
+        request: CancelRequest,
+        /// The client's socket.
+        stream: S,
+    },
+}
+
+/// Why there is no outcome. A [`ProxyError`] has been sent to the client already.
+#[derive(Debug, thiserror::Error)]
+pub enum HandshakeError {
+    /// The client is gone, or its socket failed.
+    #[error("the client closed the connection during the handshake")]
+    Closed(#[source] io::Error),
+    /// No startup message came before the deadline; nothing was sent, as in PostgreSQL.
+    #[error("no startup message before the deadline")]
+    Silent,
+    /// The client was told.
+    #[error("client refused")]
+    Refused(#[source] ProxyError),
+}
+
+impl From<ProxyError> for HandshakeError {
+    fn from(error: ProxyError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+/// A client that has proved who it is.
+#[derive(Debug)]
+pub struct Authenticated<S> {
+    /// Nothing after the handshake's last message has been read from it.
+    pub stream: S,
+    /// The role.
+    pub user: Arc<UserConfig>,
+    /// The database, as the client wrote it; served by `cluster`.
+    pub database: String,
+    /// Index into `Config::clusters`.
+    pub cluster: usize,
+    /// Startup parameters for the server, in order, with `options` as far as it is not pgweir's.
+    pub parameters: Vec<Parameter>,
+    /// `pgweir.` settings from parameters and `options`, in order, not yet checked.
+    pub settings: Vec<Parameter>,
+    /// The minor version of protocol 3 that is spoken.
+    pub minor: u16,
+}
+
+/// The index of the cluster that serves `database`: the one that names it, else the one that takes
+/// all others.
+pub fn cluster_for(config: &Config, database: &str) -> Option<usize> {
+    if database == RESERVED_DATABASE {
+        return None;
+    }
+    let serving = |wanted: &dyn Fn(&DatabasePattern) -> bool| {
+        let mut clusters = config.clusters.iter();
+        clusters.position(|cluster| cluster.databases.iter().any(wanted))
+    };
+    let named = |pattern: &DatabasePattern| match pattern {
+        DatabasePattern::Name(name) => name == database,
+        DatabasePattern::AllOthers => false,
+    };
+    serving(&named).or_else(|| serving(&|pattern| *pattern == DatabasePattern::AllOthers))
+}
+
+/// Runs the whole handshake on `stream`.
+///
+/// # Errors
+/// When the client goes away, is too slow or is refused; it has been told, where that is possible.
+///
+/// # Cancel safety
+/// Not cancel-safe: drop the connection too.
+pub async fn receive<S>(stream: S, terms: Terms<'_>) -> Result<Outcome<S>, HandshakeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    match Accepted::new(stream, terms.deadline).negotiate().await? {
+        Negotiation::Cancel { request, stream } => Ok(Outcome::Cancel { request, stream }),
+        Negotiation::Session(negotiated) => {
+            let started = negotiated.start(terms.admission).await?;
+            let authenticated = started
+                .authenticate(terms.config, terms.authenticator)
+                .await?;
+            Ok(Outcome::Session(authenticated))
+        }
+    }
+}
+
+/// A client that has said nothing yet.
+#[derive(Debug)]
+struct Accepted<S> {
+    conduit: Conduit<S>,
+}
+
+/// Where the first packets led to.
+enum Negotiation<S> {
+    Session(Negotiated<S>),
+    Cancel { request: CancelRequest, stream: S },
+}
+
+/// A client with which encryption is settled and whose startup message is there.
+struct Negotiated<S> {
+    conduit: Conduit<S>,
+    startup: StartupMessage,
+}
+
+/// A client whose protocol version is settled and for which there is room.
+struct Started<S> {
+    conduit: Conduit<S>,
+    startup: StartupMessage,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Accepted<S> {
+    fn new(stream: S, deadline: Instant) -> Self {
+        Self {
+            conduit: Conduit::new(stream, deadline),
+        }
+    }
+
+    /// Refuses encryption, at most once each kind, until the real first packet comes.
+    async fn negotiate(mut self) -> Result<Negotiation<S>, HandshakeError> {
+        match self.first_packet().await {
+            Ok(Real::Startup(startup)) => Ok(Negotiation::Session(Negotiated {
+                conduit: self.conduit,
+                startup,
+            })),
+            Ok(Real::Cancel(request)) => Ok(Negotiation::Cancel {
+                request,
+                stream: self.conduit.into_stream(),
+            }),
+            Err(error) => Err(self.conduit.refuse(error).await),
+        }
+    }
+
+    async fn first_packet(&mut self) -> Result<Real, HandshakeError> {
+        let (mut ssl, mut gssenc) = (Request::Allowed, Request::Allowed);
+        loop {
+            match self.conduit.read_first_packet().await? {
+                FirstPacket::Startup(startup) => return Ok(Real::Startup(startup)),
+                FirstPacket::Cancel(request) => return Ok(Real::Cancel(request)),
+                FirstPacket::SslRequest => ssl.spend(REPEATED_SSL_REQUEST.into())?,
+                FirstPacket::GssEncryptionRequest => {
+                    gssenc.spend(REPEATED_GSSENC_REQUEST.into())?;
+                }
+            }
+            self.conduit.write(b"N").await?;
+        }
+    }
+}
+
+/// A first packet that is not about encryption.
+enum Real {
+    Startup(StartupMessage),
+    Cancel(CancelRequest),
+}
+
+/// Whether an encryption request may still come.
+enum Request {
+    Allowed,
+    Spent,
+}
+
+impl Request {
+    fn spend(&mut self, repeated: ProxyError) -> Result<(), ProxyError> {
+        match std::mem::replace(self, Self::Spent) {
+            Self::Allowed => Ok(()),
+            Self::Spent => Err(repeated),
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Negotiated<S> {
+    /// Refuses the client when there is no room; else settles the protocol version.
+    async fn start(mut self, admission: Admission) -> Result<Started<S>, HandshakeError> {
+        self.conduit.announce_errors();
+        match self.settle_version(admission).await {
+            Ok(()) => Ok(Started {
+                conduit: self.conduit,
+                startup: self.startup,
+            }),
+            Err(error) => Err(self.conduit.refuse(error).await),
+        }
+    }
+
+    async fn settle_version(&mut self, admission: Admission) -> Result<(), HandshakeError> {
+        match admission {
+            Admission::Admitted => {}
+            Admission::Full => return Err(ProxyError::TooManyClients.into()),
+        }
+        let mut negotiation = Vec::new();
+        write_negotiation(&mut negotiation, &self.startup);
+        if negotiation.is_empty() {
+            return Ok(());
+        }
+        self.conduit.write(&negotiation).await
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Started<S> {
+    /// Asks for proof, finds the cluster, and sends `AuthenticationOk`. Which databases there are
+    /// is told only to those who have proved who they are.
+    async fn authenticate(
+        mut self,
+        config: &Config,
+        authenticator: &Authenticator,
+    ) -> Result<Authenticated<S>, HandshakeError> {
+        match self.prove(config, authenticator).await {
+            Ok((user, cluster)) => Ok(Authenticated {
+                stream: self.conduit.into_stream(),
+                user,
+                database: self.startup.database,
+                cluster,
+                parameters: self.startup.parameters,
+                settings: self.startup.settings,
+                minor: agreed_minor(self.startup.minor),
+            }),
+            Err(error) => Err(self.conduit.refuse(error).await),
+        }
+    }
+
+    async fn prove(
+        &mut self,
+        config: &Config,
+        authenticator: &Authenticator,
+    ) -> Result<(Arc<UserConfig>, usize), HandshakeError> {
+        let mut progress = authenticator.begin(&self.startup.user)?;
+        loop {
+            match progress {
+                Progress::Ask { request, exchange } => {
+                    self.conduit.write(&request).await?;
+                    let answer = self.conduit.read_answer().await?;
+                    progress = self.conduit.in_time(exchange.answer(&answer)).await??;
+                }
+                Progress::Proved { user, last } => {
+                    let database = &self.startup.database;
+                    let cluster = cluster_for(config, database).ok_or_else(|| {
+                        let database = database.clone();
+                        ProxyError::UnknownDatabase { database }
+                    })?;
+                    self.conduit.write(&last).await?;
+                    return Ok((user, cluster));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

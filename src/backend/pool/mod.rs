@@ -27,6 +27,7 @@ use crate::backend::error::ConnectError;
 use crate::backend::startup::StartupParameters;
 use crate::config::{ClusterConfig, Secret};
 use crate::core::snapshot::NodeId;
+use crate::metrics::{ClusterMetrics, PoolState};
 
 pub use lease::Lease;
 use node::NodePools;
@@ -119,6 +120,23 @@ pub trait PoolObserver: Send + Sync + fmt::Debug {
 
     /// The state of all pools of one node, at every [`Pools::reap`].
     fn counted(&self, node: NodeId, counts: PoolCounts);
+}
+
+impl PoolObserver for ClusterMetrics {
+    fn waited(&self, _: NodeId, wait: Duration) {
+        self.observe_pool_wait(wait);
+    }
+
+    fn counted(&self, node: NodeId, counts: PoolCounts) {
+        for (state, count) in [
+            (PoolState::Idle, counts.idle),
+            (PoolState::Active, counts.active),
+            (PoolState::Connecting, counts.connecting),
+        ] {
+            let gauge = self.pool_connections(node, state);
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
 }
 
 /// Watches nothing.

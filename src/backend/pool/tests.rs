@@ -2,6 +2,7 @@ mod bench;
 
 use std::io;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
 
 use tokio::net::TcpListener;
 
@@ -375,4 +376,70 @@ async fn closing_ends_waiting_and_further_checkouts() {
     assert!(matches!(done(waiter).await, Err(CheckoutError::Closed)));
     let later = bench.checkout("x").await;
     assert!(matches!(later, Err(CheckoutError::Closed)));
+}
+
+/// What a client of the stress test does with every connection that it gets.
+async fn use_and_leave(pools: &Pools, worker: u16, rounds: usize, used: &AtomicUsize) {
+    for round in 0..rounds {
+        let application = if round % 7 == 0 { "y" } else { "x" };
+        let lease = checkout(pools, application, preferring(None, worker));
+        if round % 11 == 3 {
+            // Given up while waiting or just after having been served.
+            tokio::select! {
+                biased;
+                () = tokio::task::yield_now() => continue,
+                lease = lease => drop(lease.unwrap()),
+            }
+            continue;
+        }
+        let lease = lease.await.unwrap();
+        assert!(used.fetch_add(1, Ordering::SeqCst) < 4);
+        tokio::task::yield_now().await;
+        used.fetch_sub(1, Ordering::SeqCst);
+        if round % 13 == 0 {
+            drop(lease);
+        } else {
+            give_back(lease);
+        }
+    }
+}
+
+#[tokio::test]
+async fn workers_that_share_a_pool_lose_no_place_and_wake_everybody() {
+    let bench = Bench::new(4).await;
+    let used = Arc::new(AtomicUsize::new(0));
+    let threads: Vec<_> = (0..3)
+        .map(|worker| {
+            let (pools, used) = (Arc::clone(&bench.pools), Arc::clone(&used));
+            tokio::task::spawn_blocking(move || {
+                let mut builder = tokio::runtime::Builder::new_current_thread();
+                let runtime = builder.enable_all().build().unwrap();
+                runtime.block_on(async {
+                    let clients = (0..12).map(|_| use_and_leave(&pools, worker, 60, &used));
+                    let clients: Vec<_> = clients.map(Box::pin).collect();
+                    join_all(clients).await;
+                });
+            })
+        })
+        .collect();
+    for thread in threads {
+        let ended = tokio::time::timeout(2 * PATIENCE, thread).await;
+        ended.expect("every client gets its turns").unwrap();
+    }
+    let left = bench.counts();
+    assert_eq!(left, counts(left.idle, 0, 0, 0));
+    assert!(left.idle <= 4);
+}
+
+/// Runs the futures concurrently to their ends.
+async fn join_all<F: Future<Output = ()> + Unpin>(mut futures: Vec<F>) {
+    std::future::poll_fn(|context| {
+        futures.retain_mut(|future| std::pin::Pin::new(future).poll(context).is_pending());
+        if futures.is_empty() {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
+    })
+    .await;
 }

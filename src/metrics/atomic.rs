@@ -135,6 +135,11 @@ impl Gauge {
         self.value.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// Exactly this many, for a number that is counted elsewhere.
+    pub fn set(&self, value: i64) {
+        self.value.store(value, Ordering::Relaxed);
+    }
+
     /// The number now.
     pub fn value(&self) -> i64 {
         self.value.load(Ordering::Relaxed)

@@ -1,0 +1,196 @@
+//! What a server connection has been told since it was opened.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::limits::PREPARED_PER_CONNECTION;
+
+/// Session settings that were set on top of the start-up values: name to value, the value being the
+/// SQL text that stands after `TO`.
+///
+/// Names are lower-case; a setting at its start-up value is absent.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AppliedSettings(pub BTreeMap<String, String>);
+
+/// Setting it forgets `role` (`SetSessionUserId`, `src/backend/utils/init/miscinit.c`).
+const SESSION_AUTHORIZATION: &str = "session_authorization";
+const ROLE: &str = "role";
+
+impl AppliedSettings {
+    /// The statements that turn a connection with the settings `from` into one with `to`.
+    ///
+    /// The identity goes back to the login role first and to the wanted role last, so that
+    /// everything between runs with the rights that the session began with.
+    pub fn plan(from: &Self, to: &Self) -> Vec<String> {
+        let identities = [ROLE, SESSION_AUTHORIZATION];
+        let changed = |name: &str| from.0.get(name) != to.0.get(name);
+        let new_identity = identities.iter().any(|name| changed(name));
+        let mut plan = Vec::new();
+        if new_identity {
+            let held = identities.iter().filter(|name| from.0.contains_key(**name));
+            plan.extend(held.map(|name| reset(name)));
+        }
+        let ordinary = |name: &&String| !identities.contains(&name.as_str());
+        let dropped = from.0.keys().filter(|name| !to.0.contains_key(*name));
+        plan.extend(dropped.filter(ordinary).map(|name| reset(name)));
+        let wanted = to.0.iter().filter(|(name, _)| changed(name));
+        plan.extend(wanted.filter(|(n, _)| ordinary(n)).map(|(n, v)| set(n, v)));
+        if new_identity {
+            let wanted = identities.iter().rev();
+            plan.extend(wanted.filter_map(|name| Some(set(name, to.0.get(*name)?))));
+        }
+        plan
+    }
+}
+
+fn set(name: &str, value: &str) -> String {
+    format!("SET {} TO {value}", quoted(name))
+}
+
+fn reset(name: &str) -> String {
+    format!("RESET {}", quoted(name))
+}
+
+/// The name with every dotted part as a quoted identifier.
+fn quoted(name: &str) -> String {
+    let parts = name.split('.');
+    let parts: Vec<_> = parts
+        .map(|part| format!("\"{}\"", part.replace('"', "\"\"")))
+        .collect();
+    parts.join(".")
+}
+
+/// Which of the server-side statement names exist on one connection; at most
+/// [`PREPARED_PER_CONNECTION`].
+#[derive(Debug, Default)]
+pub struct PreparedNames {
+    /// Id to the tick of its last use.
+    used: HashMap<u64, u64>,
+    tick: u64,
+}
+
+impl PreparedNames {
+    /// Whether the statement exists here; if so, it counts as just used.
+    pub fn touch(&mut self, id: u64) -> bool {
+        self.tick += 1;
+        let tick = self.tick;
+        self.used.get_mut(&id).is_some_and(|used| {
+            *used = tick;
+            true
+        })
+    }
+
+    /// Whether the statement exists here.
+    pub fn contains(&self, id: u64) -> bool {
+        self.used.contains_key(&id)
+    }
+
+    /// Notes that the statement exists here now. Returns the least recently used one when there are
+    /// too many: it is forgotten here, and the caller sends a Close for it.
+    #[must_use = "the evicted statement still exists on the server"]
+    pub fn insert(&mut self, id: u64) -> Option<u64> {
+        self.tick += 1;
+        let known = self.used.insert(id, self.tick).is_some();
+        if known || self.used.len() <= PREPARED_PER_CONNECTION {
+            return None;
+        }
+        let (&oldest, _) = self.used.iter().min_by_key(|(_, used)| **used)?;
+        self.used.remove(&oldest);
+        Some(oldest)
+    }
+
+    /// Notes that the statement does not exist here any more.
+    pub fn remove(&mut self, id: u64) {
+        self.used.remove(&id);
+    }
+
+    /// Notes that no statement exists here any more (`DEALLOCATE ALL`, `DISCARD ALL`).
+    pub fn clear(&mut self) {
+        self.used.clear();
+    }
+
+    /// How many exist.
+    pub fn len(&self) -> usize {
+        self.used.len()
+    }
+
+    /// Whether none exists.
+    pub fn is_empty(&self) -> bool {
+        self.used.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(pairs: &[(&str, &str)]) -> AppliedSettings {
+        let pairs = pairs.iter().map(|(n, v)| ((*n).into(), (*v).into()));
+        AppliedSettings(pairs.collect())
+    }
+
+    #[test]
+    fn plan_says_only_what_differs() {
+        let from = of(&[("a", "1"), ("b", "2"), ("x.y", "'z'")]);
+        let to = of(&[("a", "1"), ("b", "3"), ("c", "p, q")]);
+        assert_eq!(
+            AppliedSettings::plan(&from, &to),
+            ["RESET \"x\".\"y\"", "SET \"b\" TO 3", "SET \"c\" TO p, q"]
+        );
+        assert!(AppliedSettings::plan(&to, &to).is_empty());
+    }
+
+    #[test]
+    fn plan_changes_other_settings_as_the_login_role() {
+        let from = of(&[("role", "a"), ("work_mem", "1")]);
+        let to = of(&[("role", "b"), ("session_authorization", "c"), ("zz", "2")]);
+        assert_eq!(
+            AppliedSettings::plan(&from, &to),
+            [
+                "RESET \"role\"",
+                "RESET \"work_mem\"",
+                "SET \"zz\" TO 2",
+                "SET \"session_authorization\" TO c",
+                "SET \"role\" TO b",
+            ]
+        );
+    }
+
+    #[test]
+    fn plan_sets_the_role_again_after_a_change_of_session_authorization() {
+        let from = of(&[("role", "a"), ("session_authorization", "c")]);
+        assert_eq!(
+            AppliedSettings::plan(&from, &of(&[("role", "a")])),
+            [
+                "RESET \"role\"",
+                "RESET \"session_authorization\"",
+                "SET \"role\" TO a",
+            ]
+        );
+    }
+
+    #[test]
+    fn names_cannot_break_out_of_their_quotes() {
+        let to = of(&[("a\"; DROP TABLE t; --", "1")]);
+        assert_eq!(
+            AppliedSettings::plan(&of(&[]), &to),
+            ["SET \"a\"\"; DROP TABLE t; --\" TO 1"]
+        );
+    }
+
+    #[test]
+    fn the_least_recently_used_statement_is_evicted() {
+        let mut names = PreparedNames::default();
+        let full = PREPARED_PER_CONNECTION as u64;
+        for id in 0..full {
+            assert_eq!(names.insert(id), None);
+        }
+        assert!(names.touch(0) && !names.touch(full));
+        assert_eq!(names.insert(5), None);
+        assert_eq!(names.insert(full), Some(1));
+        assert_eq!(names.insert(full + 1), Some(2));
+        assert!(names.contains(0) && !names.contains(1));
+        assert_eq!(names.len(), PREPARED_PER_CONNECTION);
+        names.clear();
+        assert!(names.is_empty());
+    }
+}

@@ -78,7 +78,8 @@ fn step(block: Block, statement: &StatementVerdict) -> Result<Block, RouteReason
         (_, TransactionControl::Begin(_)) => Err(RouteReason::Transaction),
         (
             Block::ReadOnly,
-            TransactionControl::Commit(Chain::NoChain) | TransactionControl::Rollback(Chain::NoChain),
+            TransactionControl::Commit(Chain::NoChain)
+            | TransactionControl::Rollback(Chain::NoChain),
         ) => Ok(Block::Outside),
         (_, TransactionControl::None)
             if statement.access == AccessMode::ReadOnly
@@ -157,13 +158,21 @@ mod tests {
             transaction,
             session: SessionEffect::None,
             catalog: CatalogEffect::None,
-            reason: if access == AccessMode::ReadOnly { Reason::Read } else { Reason::Write },
+            reason: if access == AccessMode::ReadOnly {
+                Reason::Read
+            } else {
+                Reason::Write
+            },
         }
     }
 
     fn text(statements: Vec<StatementVerdict>) -> Classification {
         Classification {
-            access: statements.iter().map(|s| s.access).max().unwrap_or(AccessMode::ReadOnly),
+            access: statements
+                .iter()
+                .map(|s| s.access)
+                .max()
+                .unwrap_or(AccessMode::ReadOnly),
             reason: Reason::Read,
             statements: statements.into(),
             catalog: CatalogEffect::None,
@@ -182,17 +191,34 @@ mod tests {
         let write = || verdict(AccessMode::ReadWrite, TransactionControl::None);
         let read_only = || begin(Some(AccessMode::ReadOnly), None);
         let serializable = begin(Some(AccessMode::ReadOnly), Some(Isolation::Serializable));
-        let commit = || verdict(AccessMode::ReadWrite, TransactionControl::Commit(Chain::NoChain));
+        let commit = || {
+            verdict(
+                AccessMode::ReadWrite,
+                TransactionControl::Commit(Chain::NoChain),
+            )
+        };
         let cases = [
             (vec![read()], Target::Read),
             (vec![], Target::Read),
             (vec![read(), write()], Target::Primary(RouteReason::Write)),
             (vec![read_only(), read(), commit(), read()], Target::Read),
-            (vec![read_only(), write()], Target::Primary(RouteReason::Write)),
+            (
+                vec![read_only(), write()],
+                Target::Primary(RouteReason::Write),
+            ),
             (vec![commit()], Target::Primary(RouteReason::Write)),
-            (vec![begin(None, None), read()], Target::Primary(RouteReason::Transaction)),
-            (vec![serializable, read()], Target::Primary(RouteReason::Transaction)),
-            (vec![read_only(), read_only()], Target::Primary(RouteReason::Transaction)),
+            (
+                vec![begin(None, None), read()],
+                Target::Primary(RouteReason::Transaction),
+            ),
+            (
+                vec![serializable, read()],
+                Target::Primary(RouteReason::Transaction),
+            ),
+            (
+                vec![read_only(), read_only()],
+                Target::Primary(RouteReason::Transaction),
+            ),
         ];
         for (statements, expected) in cases {
             let text = text(statements);
@@ -202,7 +228,10 @@ mod tests {
                 Target::Primary(RouteReason::Requested)
             );
         }
-        assert_eq!(target([], Consistency::Session), Target::Primary(RouteReason::Write));
+        assert_eq!(
+            target([], Consistency::Session),
+            Target::Primary(RouteReason::Write)
+        );
     }
 
     #[test]
@@ -210,6 +239,9 @@ mod tests {
         let mut setting = verdict(AccessMode::ReadOnly, TransactionControl::None);
         setting.session = SessionEffect::DiscardAll;
         assert!(!may_join_replica_block(&setting));
-        assert_ne!(target([&text(vec![setting])], Consistency::Session), Target::Read);
+        assert_ne!(
+            target([&text(vec![setting])], Consistency::Session),
+            Target::Read
+        );
     }
 }

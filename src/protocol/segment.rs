@@ -84,7 +84,11 @@ pub fn find_segment(
 }
 
 fn held(bytes: &[u8], walked: usize, hold_bytes: usize) -> Segment {
-    if bytes.len() >= hold_bytes { Segment::TooLong(walked) } else { Segment::Partial }
+    if bytes.len() >= hold_bytes {
+        Segment::TooLong(walked)
+    } else {
+        Segment::Partial
+    }
 }
 
 /// The end that a message of this type is; `None` if more messages follow.

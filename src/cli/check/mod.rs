@@ -1,5 +1,7 @@
 //! `pgweir check`.
 
+mod connect;
+
 use std::io::{self, Write};
 use std::path::PathBuf;
 
@@ -14,6 +16,10 @@ pub(super) struct CheckArgs {
     /// The configuration.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+
+    /// Also reach each node and print its role, timeline, lag and missing privileges.
+    #[arg(long)]
+    connect: bool,
 }
 
 pub(super) fn run(args: &CheckArgs, streams: &mut Streams<'_>) -> io::Result<ExitStatus> {
@@ -29,7 +35,11 @@ fn check(
         Ok(config) => {
             writeln!(streams.out, "{}: ok", args.config.display())?;
             summary(&config, streams.out)?;
-            Ok(ExitStatus::Success)
+            if args.connect {
+                connect::run(&config, streams)
+            } else {
+                Ok(ExitStatus::Success)
+            }
         }
         Err(errors) => {
             writeln!(streams.out, "{errors}")?;
@@ -81,6 +91,7 @@ mod tests {
     fn checked(file: &str) -> (ExitStatus, String) {
         let args = CheckArgs {
             config: PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(file),
+            connect: false,
         };
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let mut streams = Streams {

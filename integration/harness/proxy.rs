@@ -7,12 +7,10 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use pgweir::sandbox::{LocalCluster, free_port};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio_postgres::{Client, NoTls};
 
 use super::metrics::Metrics;
-use super::{LIMIT, eventually, yaml};
+use super::{LIMIT, eventually, http, yaml};
 
 /// How much of the log a failing test shows, in bytes.
 const LOG_TAIL: usize = 8_000;
@@ -111,19 +109,7 @@ impl Proxy {
 
     /// Status and body of an HTTP answer; `None` if there is none.
     pub async fn get(&self, path: &str) -> Option<(u16, String)> {
-        let exchange = async {
-            let mut stream = TcpStream::connect(("127.0.0.1", self.http_port))
-                .await
-                .ok()?;
-            let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
-            stream.write_all(request.as_bytes()).await.ok()?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await.ok()?;
-            let (head, body) = answer.split_once("\r\n\r\n")?;
-            let status = head.split(' ').nth(1)?.parse().ok()?;
-            Some((status, body.to_owned()))
-        };
-        tokio::time::timeout(LIMIT, exchange).await.ok().flatten()
+        http::get(self.http_port, path).await
     }
 
     /// Resident memory in bytes (Linux).

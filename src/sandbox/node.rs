@@ -141,3 +141,11 @@ impl Node {
         self.process.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+impl Drop for Node {
+    /// Takes the exit status of a server that the workspace has ended, so that no dead process
+    /// stays in the system's table.
+    fn drop(&mut self) {
+        self.process_id();
+    }
+}

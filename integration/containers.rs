@@ -8,6 +8,7 @@ mod docker;
 mod harness;
 
 use std::collections::BTreeSet;
+use std::io::{self, Write as _};
 
 use docker::Project;
 use harness::eventually;
@@ -20,7 +21,12 @@ macro_rules! project {
     () => {
         match docker::unavailable() {
             Some(reason) => {
-                eprintln!("SKIPPED, containers were not tested: {reason}");
+                // Not eprintln: its output is hidden when a test passes.
+                writeln!(
+                    io::stderr(),
+                    "SKIPPED, containers were not tested: {reason}"
+                )
+                .unwrap();
                 return;
             }
             None => Project::start().await,

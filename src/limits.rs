@@ -119,3 +119,15 @@ pub const UNSOLICITED_BYTES: usize = 2048;
 /// Longest message of a node between authentication and its first `ReadyForQuery`, as a length field;
 /// a notice of a login trigger is the longest that is plausible.
 pub const STARTUP_REPLY_BYTES: u32 = 256 * 1024;
+
+/// How long transactions under way may take to end after SIGTERM.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often pooled connections are looked through for old ones.
+pub const REAP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Accepted sockets that may wait for one worker.
+pub const WORKER_QUEUE: usize = 1024;
+
+/// A worker's stack, in bytes: parsing recurses. Only what is touched takes memory.
+pub const WORKER_STACK_BYTES: usize = 16 * 1024 * 1024;

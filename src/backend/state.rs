@@ -8,7 +8,7 @@ use crate::limits::PREPARED_PER_CONNECTION;
 /// SQL text that stands after `TO`.
 ///
 /// Names are lower-case; a setting at its start-up value is absent.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct AppliedSettings(pub BTreeMap<String, String>);
 
 /// Setting it forgets `role` (`SetSessionUserId`, `src/backend/utils/init/miscinit.c`).

@@ -281,3 +281,8 @@ impl fmt::Debug for Secret {
         f.write_str("***")
     }
 }
+
+/// Reads a duration as the configuration writes it: a whole number with a unit, such as `250ms`.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    units::duration(text).ok()
+}

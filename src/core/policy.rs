@@ -73,3 +73,18 @@ pub enum OnNoReplica {
     /// Any replica within `routing.max_staleness` serves the read, fresh enough or not.
     Stale,
 }
+
+impl Default for RoutingPolicy {
+    /// What a configuration without `routing:` means.
+    fn default() -> Self {
+        Self {
+            max_staleness: Duration::from_secs(10),
+            max_lag_bytes: 64 << 20,
+            balance: Balance::LeastLoaded,
+            zone: None,
+            read_functions: Vec::new(),
+            write_functions: Vec::new(),
+            primary_tables: Vec::new(),
+        }
+    }
+}

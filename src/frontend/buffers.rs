@@ -37,7 +37,11 @@ impl BufferPool {
     /// Makes sure that `buffer` has memory.
     pub fn lend(&self, size: BufferSize, buffer: &mut Buffer) {
         if buffer.bytes.is_empty() {
-            let spare = self.shelf(size).lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let spare = self
+                .shelf(size)
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .pop();
             buffer.bytes = spare.unwrap_or_else(|| vec![0; size.bytes()]);
         }
     }
@@ -48,7 +52,10 @@ impl BufferPool {
             return;
         }
         let bytes = std::mem::take(buffer).bytes;
-        let mut shelf = self.shelf(size).lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shelf = self
+            .shelf(size)
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         // A buffer that grew for one long message is not kept.
         if bytes.len() == size.bytes() && shelf.len() < BUFFERS_KEPT_PER_WORKER {
             shelf.push(bytes);
@@ -129,13 +136,17 @@ mod tests {
         pool.lend(BufferSize::Client, &mut buffer);
         let data = vec![7_u8; CLIENT_BUFFER_BYTES];
         let mut source = data.as_slice();
-        std::future::poll_fn(|context| buffer.poll_fill(&mut source, context)).await.unwrap();
+        std::future::poll_fn(|context| buffer.poll_fill(&mut source, context))
+            .await
+            .unwrap();
         assert!(buffer.is_full());
         buffer.consume(CLIENT_BUFFER_BYTES - 1);
         pool.take_back(BufferSize::Client, &mut buffer);
         assert_eq!(buffer.filled(), [7]);
         let mut more = &b"ab"[..];
-        std::future::poll_fn(|context| buffer.poll_fill(&mut more, context)).await.unwrap();
+        std::future::poll_fn(|context| buffer.poll_fill(&mut more, context))
+            .await
+            .unwrap();
         assert_eq!(buffer.filled(), [7, b'a', b'b']);
         buffer.consume(3);
         pool.take_back(BufferSize::Client, &mut buffer);

@@ -11,28 +11,7 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::auth::same_bytes;
-use crate::config::NodeConfig;
-
-/// What a `CancelRequest` to a node needs.
-#[derive(Clone, PartialEq, Eq)]
-pub struct CancelTarget {
-    /// Where to connect.
-    pub node: Arc<NodeConfig>,
-    /// The process id of the server connection.
-    pub process_id: i32,
-    /// The key of the server connection: 4 to 256 bytes.
-    pub key: Box<[u8]>,
-}
-
-impl std::fmt::Debug for CancelTarget {
-    /// Prints no key: it is a secret.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CancelTarget")
-            .field("node", &self.node.name)
-            .field("process_id", &self.process_id)
-            .finish_non_exhaustive()
-    }
-}
+use crate::backend::cancel::CancelTarget;
 
 /// How long a client's key is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,13 +173,7 @@ mod tests {
 
     fn target(process_id: i32) -> Arc<CancelTarget> {
         Arc::new(CancelTarget {
-            node: Arc::new(NodeConfig {
-                name: Arc::from("a"),
-                host: "127.0.0.1".to_owned(),
-                port: 5432,
-                zone: None,
-                weight: 1,
-            }),
+            peer: "127.0.0.1:5432".parse().unwrap(),
             process_id,
             key: Box::new([1, 2, 3, 4]),
         })
@@ -212,22 +185,22 @@ mod tests {
         let session = keys.register(KeyLength::Short).unwrap();
         let (process_id, key) = (session.process_id(), session.key().to_vec());
         assert_eq!((process_id > 0, key.len()), (true, 4));
-        assert_eq!(keys.lookup(process_id, &key), None);
+        assert!(keys.lookup(process_id, &key).is_none());
 
         session.set_target(Some(target(42)));
         assert_eq!(keys.lookup(process_id, &key).unwrap().process_id, 42);
         let mut wrong = key.clone();
         wrong[3] ^= 1;
         for bad in [&wrong[..], &key[..3], &[], &[key.clone(), vec![0]].concat()] {
-            assert_eq!(keys.lookup(process_id, bad), None, "{bad:?}");
+            assert!(keys.lookup(process_id, bad).is_none(), "{bad:?}");
         }
-        assert_eq!(keys.lookup(process_id.wrapping_add(1), &key), None);
+        assert!(keys.lookup(process_id.wrapping_add(1), &key).is_none());
 
         session.set_target(None);
-        assert_eq!(keys.lookup(process_id, &key), None);
+        assert!(keys.lookup(process_id, &key).is_none());
         session.set_target(Some(target(42)));
         drop(session);
-        assert_eq!(keys.lookup(process_id, &key), None);
+        assert!(keys.lookup(process_id, &key).is_none());
         assert!(keys.is_empty());
     }
 

@@ -12,13 +12,17 @@ use arc_swap::ArcSwapOption;
 use crate::config::Policies;
 use crate::core::catalog::Catalog;
 use crate::core::classify::{Analysis, Normalised, analyse, judge, normalise};
-use crate::core::statement::{AccessMode, Classification, Reason};
+use crate::core::policy::RoutingPolicy;
+use crate::core::statement::{AccessMode, Classification, ProxyStatement, Reason, SessionEffect};
 use crate::limits::{CLASSIFICATION_CACHE_BYTES, CLASSIFY_TEXT_BYTES, LEARNED_WRITES};
+use crate::metrics::CacheOutcome;
 
 /// A text that has been analysed, with its latest verdict.
 #[derive(Debug)]
 pub struct CachedText {
     analysis: Analysis,
+    /// The statement for pgweir itself that it is.
+    own: Option<ProxyStatement>,
     /// What [`LearnedWrites`] knows it by: the text without its literals where that is safe.
     identity: Box<[u8]>,
     judged: ArcSwapOption<Judged>,
@@ -45,7 +49,19 @@ pub struct Circumstances<'a> {
 
 impl CachedText {
     fn new(sql: &[u8], identity: &[u8]) -> Self {
-        Self { analysis: analyse(sql), identity: identity.into(), judged: ArcSwapOption::empty() }
+        let analysis = analyse(sql);
+        let own = own_statement(&analysis);
+        Self {
+            analysis,
+            own,
+            identity: identity.into(),
+            judged: ArcSwapOption::empty(),
+        }
+    }
+
+    /// The statement for pgweir itself that the text is, if it is one.
+    pub fn own(&self) -> Option<&ProxyStatement> {
+        self.own.as_ref()
     }
 
     /// The verdict in these circumstances.
@@ -90,6 +106,21 @@ impl Judged {
     }
 }
 
+/// No catalog and no list bears on a statement for pgweir itself.
+fn own_statement(analysis: &Analysis) -> Option<ProxyStatement> {
+    let classification = judge(analysis, None, &RoutingPolicy::default());
+    match &*classification.statements {
+        [only] => match &only.session {
+            SessionEffect::Proxy(statement) => Some(statement.clone()),
+            SessionEffect::None
+            | SessionEffect::Setting(_)
+            | SessionEffect::DiscardAll
+            | SessionEffect::Pins(_) => None,
+        },
+        _ => None,
+    }
+}
+
 fn as_learned_write(mut classification: Classification) -> Classification {
     classification.access = AccessMode::ReadWrite;
     classification.reason = Reason::LearnedWrite;
@@ -98,17 +129,6 @@ fn as_learned_write(mut classification: Classification) -> Classification {
         statement.reason = Reason::LearnedWrite;
     }
     classification
-}
-
-/// How a text was found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CacheOutcome {
-    /// By its bytes.
-    Raw,
-    /// By its bytes without literals.
-    Normalised,
-    /// Not at all: it was parsed.
-    Miss,
 }
 
 /// The classified texts of one worker. Bounded in bytes: when the newer half is full it becomes the
@@ -149,12 +169,16 @@ impl ClassificationCache {
 
     /// Texts that differ only in literals share one entry. The bytes themselves are remembered too,
     /// since a prepared or parameterless text comes again letter by letter.
-    fn find_normalised(&mut self, sql: &[u8], normalised: &[u8]) -> (Arc<CachedText>, CacheOutcome) {
+    fn find_normalised(
+        &mut self,
+        sql: &[u8],
+        normalised: &[u8],
+    ) -> (Arc<CachedText>, CacheOutcome) {
         // A text has no NUL, so the normalised ones cannot be mistaken for raw ones.
         let mut key = normalised.to_vec();
         key.push(0);
         if let Some(found) = self.lookup(&key) {
-            // Remembering every variant would flood the cache, so only short texts are.
+            // Remembering every variant of a text would push other texts out.
             return (found, CacheOutcome::Normalised);
         }
         let text = Arc::new(CachedText::new(sql, normalised));
@@ -193,7 +217,10 @@ impl LearnedWrites {
     /// Remembers that the text with this identity must run on the primary. When full, everything is
     /// forgotten first: a forgotten statement is refused by a replica once more.
     pub fn learn(&self, identity: &[u8]) {
-        let mut identities = self.identities.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut identities = self
+            .identities
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if identities.len() >= LEARNED_WRITES {
             identities.clear();
         }

@@ -58,7 +58,10 @@ impl ClusterMemory {
         if let Some(load) = self.loads.get(node.index()) {
             load.fetch_add(1, Ordering::Relaxed);
         }
-        UnderWay { memory: Arc::clone(self), node }
+        UnderWay {
+            memory: Arc::clone(self),
+            node,
+        }
     }
 
     /// The learned writes of `database`. When there are too many databases, the last ones share.

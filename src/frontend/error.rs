@@ -123,6 +123,9 @@ pub enum ProxyError {
         /// The setting's name.
         name: String,
     },
+    /// The block has failed, and pgweir's settings obey that too: `25P02`.
+    #[error("current transaction is aborted, commands ignored until end of transaction block")]
+    InFailedTransaction,
     /// A startup parameter is not UTF-8: `22021`.
     #[error("invalid byte sequence for encoding \"UTF8\" in startup parameter \"{parameter}\"")]
     InvalidEncoding {
@@ -187,6 +190,7 @@ impl ProxyError {
             Self::InvalidSetting { .. } => "22023",
             Self::UnknownSetting { .. } => "42704",
             Self::ReadOnlySetting { .. } => "55P02",
+            Self::InFailedTransaction => "25P02",
             Self::InvalidEncoding { .. } => "22021",
             Self::ShuttingDown => "57P01",
             Self::Internal => "XX000",
@@ -223,7 +227,8 @@ impl ProxyError {
             | Self::TransactionLost
             | Self::InvalidSetting { .. }
             | Self::UnknownSetting { .. }
-            | Self::ReadOnlySetting { .. } => Severity::Error,
+            | Self::ReadOnlySetting { .. }
+            | Self::InFailedTransaction => Severity::Error,
         }
     }
 
@@ -250,6 +255,7 @@ impl ProxyError {
             | Self::InvalidSetting { .. }
             | Self::UnknownSetting { .. }
             | Self::ReadOnlySetting { .. }
+            | Self::InFailedTransaction
             | Self::InvalidEncoding { .. }
             | Self::ShuttingDown
             | Self::Internal => None,
@@ -283,6 +289,7 @@ impl ProxyError {
             | Self::UnknownDatabase { .. }
             | Self::UnknownSetting { .. }
             | Self::ReadOnlySetting { .. }
+            | Self::InFailedTransaction
             | Self::InvalidEncoding { .. }
             | Self::ShuttingDown
             | Self::Internal => None,

@@ -1,7 +1,12 @@
 //! Connections from clients.
 
 pub mod auth;
+pub mod buffers;
 pub mod cancel_keys;
+pub mod classification;
+pub mod cluster;
 pub mod error;
 pub mod handshake;
 pub mod listener;
+pub mod session;
+pub mod statements;

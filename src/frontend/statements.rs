@@ -73,7 +73,11 @@ impl StatementRegistry {
         settings: &Arc<AppliedSettings>,
         text: &Arc<CachedText>,
     ) -> Arc<Prepared> {
-        let key = Key { sql: sql.into(), types: types.into(), settings: Arc::clone(settings) };
+        let key = Key {
+            sql: sql.into(),
+            types: types.into(),
+            settings: Arc::clone(settings),
+        };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(prepared) = known.statements.get(&key).and_then(Weak::upgrade) {
             return prepared;
@@ -91,7 +95,12 @@ impl StatementRegistry {
 
     fn new_statement(&self, sql: &[u8], types: &[u8], text: &Arc<CachedText>) -> Prepared {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        Prepared { id, sql: sql.into(), types: types.into(), text: Arc::clone(text) }
+        Prepared {
+            id,
+            sql: sql.into(),
+            types: types.into(),
+            text: Arc::clone(text),
+        }
     }
 }
 
@@ -99,7 +108,8 @@ impl Known {
     /// Forgets statements that no session has any more; each is looked at a bounded number of times.
     fn sweep(&mut self) {
         if self.statements.len() > 2 * self.swept + 1000 {
-            self.statements.retain(|_, statement| statement.strong_count() > 0);
+            self.statements
+                .retain(|_, statement| statement.strong_count() > 0);
             self.swept = self.statements.len();
         }
     }

@@ -104,6 +104,8 @@ pub enum RetryCause {
     Conflict,
     /// The connection was lost before the first byte of a result.
     Lost,
+    /// The replica does not have an object that the statement names.
+    Missing,
 }
 
 impl RetryCause {
@@ -112,6 +114,7 @@ impl RetryCause {
         match self {
             Self::Conflict => "conflict",
             Self::Lost => "lost",
+            Self::Missing => "missing",
         }
     }
 }

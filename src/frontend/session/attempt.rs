@@ -51,18 +51,36 @@ impl Session {
         mut extent: Extent,
     ) -> Result<(), SessionEnd> {
         let mode = self.consistency();
-        let hint = plan.texts.first().map(|text| text.hint.clone()).unwrap_or_default();
+        let hint = plan
+            .texts
+            .first()
+            .map(|text| text.hint.clone())
+            .unwrap_or_default();
         let target = if self.state.has_nonstandard_strings() {
             Target::Primary(RouteReason::NotUnderstood)
         } else {
             plan.target(mode)
         };
-        let bound = hint.max_staleness.or(self.state.own.max_staleness).flatten();
+        let bound = hint
+            .max_staleness
+            .or(self.state.own.max_staleness)
+            .flatten();
         let mode = hint.consistency.unwrap_or(mode);
         let policy = &self.policies.consistency;
-        let floor = self.state.guarantee.floor(policy, mode, bound, extent.arrived);
-        let request = RouteRequest { target, floor, excluded: NodeSet::default() };
-        let mut attempts = Attempts { request, count: 0, misrouted: None };
+        let floor = self
+            .state
+            .guarantee
+            .floor(policy, mode, bound, extent.arrived);
+        let request = RouteRequest {
+            target,
+            floor,
+            excluded: NodeSet::default(),
+        };
+        let mut attempts = Attempts {
+            request,
+            count: 0,
+            misrouted: None,
+        };
         loop {
             match self.attempt(plan, &mut extent, &mut attempts).await {
                 Ok(Attempted::Done(link)) => {
@@ -100,11 +118,13 @@ impl Session {
         } else {
             Hold::Released
         };
-        self.send(&mut link, plan, *extent, hold).map_err(Failure::Refused)?;
+        self.send(&mut link, plan, *extent, hold)
+            .map_err(Failure::Refused)?;
         if !may_repeat {
             self.inbound.consume(std::mem::take(&mut extent.length));
         }
-        self.registration.set_target(Some(self.cancel_target(&link.lease)));
+        let target = self.cancel_target(&link.lease);
+        self.registration.set_target(Some(target));
         loop {
             match self.relay(&mut link).await {
                 Ok(Pause::Answered) => return Ok(Attempted::Done(link)),
@@ -140,7 +160,8 @@ impl Session {
         if self.adjust(&mut link).await.is_err() {
             return Err(ProxyError::ConnectionLost.into());
         }
-        self.registration.set_target(Some(self.cancel_target(&link.lease)));
+        let target = self.cancel_target(&link.lease);
+        self.registration.set_target(Some(target));
         Ok(link)
     }
 
@@ -225,7 +246,12 @@ impl Session {
     }
 
     fn incarnation_of(&self, node: NodeId) -> Option<Incarnation> {
-        self.cluster.world.routing.load().node(node).and_then(|node| node.incarnation)
+        self.cluster
+            .world
+            .routing
+            .load()
+            .node(node)
+            .and_then(|node| node.incarnation)
     }
 
     async fn open_link(
@@ -240,7 +266,9 @@ impl Session {
             worker: self.worker.id,
         };
         let pools = &self.cluster.pools;
-        let lease = pools.checkout(&self.key, &self.user.password, preference, now()).await?;
+        let lease = pools
+            .checkout(&self.key, &self.user.password, preference, now())
+            .await?;
         let under_way = self.cluster.shared.under_way(route.node);
         Ok(Box::new(Link::new(lease, route, incarnation, under_way)))
     }
@@ -329,7 +357,9 @@ impl Session {
     fn after_loss(&mut self, link: &Link, attempts: &mut Attempts) -> Result<Attempted, Failure> {
         self.registration.set_target(None);
         if attempts.count >= READ_ATTEMPTS || attempts.request.target != Target::Read {
-            return Err(Failure::Session(SessionEnd::Fatal(ProxyError::ConnectionLost)));
+            return Err(Failure::Session(SessionEnd::Fatal(
+                ProxyError::ConnectionLost,
+            )));
         }
         self.cluster.metrics.count_retry(RetryCause::Lost);
         if link.route.role == NodeRole::Replica {
@@ -362,7 +392,10 @@ impl Session {
 
     /// How to cancel what runs on the leased connection; remembered, as the session comes back to it.
     fn cancel_target(&mut self, lease: &Lease) -> Arc<CancelTarget> {
-        let recent = self.recent.iter_mut().find(|recent| recent.node == lease.node);
+        let recent = self
+            .recent
+            .iter_mut()
+            .find(|recent| recent.node == lease.node);
         if let Some(recent) = recent {
             if recent.connection != lease.id {
                 recent.connection = lease.id;
@@ -409,7 +442,7 @@ impl SessionEnd {
 /// What the client is told when no server connection could be had.
 fn checkout_refusal(error: &CheckoutError) -> ProxyError {
     match error {
-        CheckoutError::Timeout | CheckoutError::TooManyWaiters | CheckoutError::TooManyPools => {
+        CheckoutError::Timeout(_) | CheckoutError::TooManyWaiters | CheckoutError::TooManyPools => {
             ProxyError::CheckoutTimeout
         }
         CheckoutError::Closed | CheckoutError::UnknownNode => ProxyError::NoNodeAvailable,

@@ -11,13 +11,18 @@ impl Session {
     /// Sends everything between `AuthenticationOk` and the first `ReadyForQuery`.
     pub(super) async fn greet(&mut self) -> Result<(), SessionEnd> {
         for (name, value) in std::mem::take(&mut self.startup_settings) {
-            self.state.own.set(&name, &value)?;
+            let name = name.strip_prefix("pgweir.").unwrap_or(&name);
+            self.state.own.set(name, &value)?;
         }
         let parameters = self.parameters().await?;
         let mut out = Vec::new();
         for (name, value) in parameters.iter() {
             // One endpoint stands for the cluster, and it takes writes.
-            let value = if name == "in_hot_standby" { "off" } else { value.as_str() };
+            let value = if name == "in_hot_standby" {
+                "off"
+            } else {
+                value.as_str()
+            };
             write_message(&mut out, tag::PARAMETER_STATUS, |body| {
                 write_string(body, name.as_bytes());
                 write_string(body, value.as_bytes());

@@ -23,32 +23,34 @@ use crate::frontend::cluster::UnderWay;
 use crate::protocol::backend::SqlState;
 use crate::protocol::frame::FrameHeader;
 use crate::protocol::outstanding::OutstandingReplies;
+use crate::protocol::replies::{
+    ErrorKind, Hold, Outcome, ReplyScanner, Span, Stop, UnexpectedReply,
+};
 use crate::protocol::segment::SegmentEnd;
-use crate::protocol::replies::{ErrorKind, Hold, Outcome, ReplyScanner, Span, Stop, UnexpectedReply};
 
 /// A leased connection with the bytes under way on it.
 #[derive(Debug)]
-pub struct Link {
+pub(super) struct Link {
     /// The connection.
-    pub lease: Lease,
+    pub(super) lease: Lease,
     /// Where the session was routed when it leased it.
-    pub route: Route,
+    pub(super) route: Route,
     /// The life of the node at that moment.
-    pub incarnation: Option<Incarnation>,
+    pub(super) incarnation: Option<Incarnation>,
     /// Replies that the node owes.
-    pub replies: OutstandingReplies,
+    pub(super) replies: OutstandingReplies,
     /// The walk over its replies.
-    pub scanner: ReplyScanner,
+    pub(super) scanner: ReplyScanner,
     /// Bytes for the node.
-    pub to_server: Outgoing,
+    pub(super) to_server: Outgoing,
     /// Whether the node waits for COPY data.
-    pub copy: Copy,
+    pub(super) copy: Copy,
     /// Bytes of the client's current message that go to the node unread.
-    pub passing: usize,
+    pub(super) passing: usize,
     /// What ends when the last of these bytes has been passed.
-    pub ends_with: Option<SegmentEnd>,
+    pub(super) ends_with: Option<SegmentEnd>,
     /// Whether anything of the current segment has reached the client.
-    pub progress: Progress,
+    pub(super) progress: Progress,
     trust: Trust,
     from_server: Buffer,
     scanned: usize,
@@ -60,7 +62,7 @@ pub struct Link {
 
 /// Whether the node waits for COPY data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Copy {
+pub(super) enum Copy {
     /// It does not.
     Idle,
     /// It does.
@@ -78,7 +80,7 @@ enum Trust {
 
 /// Whether anything of the current segment has reached the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
+pub(super) enum Progress {
     /// Nothing: it may still be sent elsewhere.
     Untouched,
     /// Something.
@@ -87,7 +89,7 @@ pub enum Progress {
 
 /// What the relay is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Until {
+pub(super) enum Until {
     /// Relay until every reply has come.
     Answered,
     /// Relay, and hand over what the client sends (COPY data, a batch without its Sync yet, or an
@@ -97,7 +99,7 @@ pub enum Until {
 
 /// Why the relay paused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pause {
+pub(super) enum Pause {
     /// Every reply has come and has been written.
     Answered,
     /// The client has sent something.
@@ -108,7 +110,7 @@ pub enum Pause {
 
 /// The relay cannot go on.
 #[derive(Debug, thiserror::Error)]
-pub enum LinkError {
+pub(super) enum LinkError {
     /// The client has gone.
     #[error("the client closed its connection")]
     ClientGone,
@@ -125,36 +127,40 @@ pub enum LinkError {
 
 /// Bytes that wait for a socket.
 #[derive(Debug, Default)]
-pub struct Outgoing {
+pub(super) struct Outgoing {
     bytes: Vec<u8>,
     written: usize,
 }
 
 impl Outgoing {
     /// Where new bytes are appended.
-    pub fn writer(&mut self) -> &mut Vec<u8> {
+    pub(super) fn writer(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }
 
     /// Whether everything has been written.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.written == self.bytes.len()
     }
 
     /// How many bytes wait.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.bytes.len() - self.written
     }
 
     /// Adds `by` to the length of the last message at or after offset `from` of [`Self::writer`].
-    pub fn lengthen_last_message(&mut self, mut from: usize, by: usize) {
+    pub(super) fn lengthen_last_message(&mut self, mut from: usize, by: usize) {
         while let Some(rest) = self.bytes.get(from..) {
-            let Ok(Some(header)) = FrameHeader::parse(rest, u32::MAX) else { return };
+            let Ok(Some(header)) = FrameHeader::parse(rest, u32::MAX) else {
+                return;
+            };
             if header.total() < rest.len() {
                 from += header.total();
                 continue;
             }
-            let length = u32::try_from(by).unwrap_or(u32::MAX).saturating_add(header.length);
+            let length = u32::try_from(by)
+                .unwrap_or(u32::MAX)
+                .saturating_add(header.length);
             if let Some(field) = self.bytes.get_mut(from + 1..from + 5) {
                 field.copy_from_slice(&length.to_be_bytes());
             }
@@ -190,16 +196,16 @@ enum Output {
 
 /// The sockets and buffers of the client side.
 #[derive(Debug)]
-pub struct ClientSide<'a> {
+pub(super) struct ClientSide<'a> {
     /// The client's socket.
-    pub stream: &'a mut TcpStream,
+    pub(super) stream: &'a mut TcpStream,
     /// What it has sent.
-    pub inbound: &'a mut Buffer,
+    pub(super) inbound: &'a mut Buffer,
 }
 
 impl Link {
     /// A link over a fresh lease. `from_server` has memory.
-    pub fn new(
+    pub(super) fn new(
         lease: Lease,
         route: Route,
         incarnation: Option<Incarnation>,
@@ -226,12 +232,12 @@ impl Link {
     }
 
     /// The buffer for what the node sends, to be lent memory and to be taken back.
-    pub fn server_buffer(&mut self) -> &mut Buffer {
+    pub(super) fn server_buffer(&mut self) -> &mut Buffer {
         &mut self.from_server
     }
 
     /// Whether nothing is owed and nothing is half-done on either side.
-    pub fn is_quiet(&self) -> bool {
+    pub(super) fn is_quiet(&self) -> bool {
         self.replies.is_empty()
             && !self.replies.is_skipping()
             && self.scanner.is_between_messages()
@@ -243,12 +249,12 @@ impl Link {
     }
 
     /// Makes sure that the connection is closed when the session lets go of it.
-    pub fn taint(&mut self) {
+    pub(super) fn taint(&mut self) {
         self.trust = Trust::Tainted;
     }
 
     /// Returns the connection to its pool, or closes it if it cannot serve another session.
-    pub fn give_back(self, now: Instant) {
+    pub(super) fn give_back(self, now: Instant) {
         match self.trust {
             Trust::Clean => self.lease.give_back(now),
             Trust::Tainted => {}
@@ -256,7 +262,7 @@ impl Link {
     }
 
     /// Forgets replies that were held back.
-    pub fn discard_held(&mut self) {
+    pub(super) fn discard_held(&mut self) {
         self.spans.clear();
         self.scanner.hold = Hold::Discarding;
     }
@@ -268,7 +274,7 @@ impl Link {
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
-    pub async fn relay(
+    pub(super) async fn relay(
         &mut self,
         mut client: ClientSide<'_>,
         until: Until,
@@ -340,9 +346,11 @@ impl Link {
         loop {
             let bytes = match &self.to_client {
                 Output::Nothing => return Ok(moved),
-                Output::Direct(at, count) => {
-                    self.from_server.filled().get(*at..at.saturating_add(*count)).unwrap_or_default()
-                }
+                Output::Direct(at, count) => self
+                    .from_server
+                    .filled()
+                    .get(*at..at.saturating_add(*count))
+                    .unwrap_or_default(),
                 Output::Collected(collected) => collected.rest(),
             };
             if bytes.is_empty() {
@@ -403,7 +411,8 @@ impl Link {
             }
             if self.from_server.is_full() {
                 // A message that must be seen whole is longer than the buffer's free part.
-                self.from_server.grow(2 * crate::limits::SERVER_BUFFER_BYTES);
+                self.from_server
+                    .grow(2 * crate::limits::SERVER_BUFFER_BYTES);
             }
             match self.from_server.poll_fill(&mut self.lease.stream, context) {
                 Poll::Ready(Ok(0)) => return Err(LinkError::Server(None)),

@@ -47,7 +47,11 @@ impl Session {
         self.walked = 0;
         let mut plan = Plan::default();
         let end = self.stream(&mut link, &mut plan).await?;
-        let extent = Extent { length: 0, end, arrived };
+        let extent = Extent {
+            length: 0,
+            end,
+            arrived,
+        };
         self.finish(link, &plan, extent).await
     }
 
@@ -55,7 +59,9 @@ impl Session {
     fn must_hold(&mut self, whole: usize) -> Result<bool, SessionEnd> {
         let rest = self.inbound.filled().get(whole..).unwrap_or_default();
         let header = FrameHeader::parse(rest, self.max_message_bytes);
-        let Ok(Some(header)) = header else { return Ok(false) };
+        let Ok(Some(header)) = header else {
+            return Ok(false);
+        };
         let holds_text = matches!(header.tag, tag::QUERY | tag::PARSE);
         if !holds_text || header.total() > STATEMENT_BYTES {
             return Ok(false);
@@ -84,9 +90,16 @@ impl Session {
             if let Fed::End(end) = self.feed(link, plan)? {
                 return Ok(end);
             }
-            self.worker.buffers.lend(BufferSize::Client, &mut self.inbound);
-            self.worker.buffers.lend(BufferSize::Server, link.server_buffer());
-            let client = ClientSide { stream: &mut self.client, inbound: &mut self.inbound };
+            self.worker
+                .buffers
+                .lend(BufferSize::Client, &mut self.inbound);
+            self.worker
+                .buffers
+                .lend(BufferSize::Server, link.server_buffer());
+            let client = ClientSide {
+                stream: &mut self.client,
+                inbound: &mut self.inbound,
+            };
             match link.relay(client, Until::Input).await {
                 Ok(Pause::Input | Pause::Answered) => {}
                 Ok(Pause::HeldError(..)) => link.scanner.hold = Hold::Released,
@@ -106,9 +119,14 @@ impl Session {
                 return Ok(Fed::End(end));
             }
             let filled = self.inbound.filled();
-            let header = FrameHeader::parse(filled, self.max_message_bytes)
-                .map_err(|_| ProxyError::LimitExceeded { limit: Limit::Message })?;
-            let Some(header) = header else { return Ok(Fed::Starved) };
+            let header = FrameHeader::parse(filled, self.max_message_bytes).map_err(|_| {
+                ProxyError::LimitExceeded {
+                    limit: Limit::Message,
+                }
+            })?;
+            let Some(header) = header else {
+                return Ok(Fed::Starved);
+            };
             let whole = filled.len() >= header.total();
             match header.tag {
                 tag::TERMINATE => return Err(SessionEnd::Closed),
@@ -129,7 +147,12 @@ impl Session {
                 }
                 tag::QUERY | tag::FUNCTION_CALL => self.pass_raw(link, header),
                 tag::BIND => self.pass_bind(link, plan, header)?,
-                _ => return Err(ProxyError::LimitExceeded { limit: Limit::Message }.into()),
+                _ => {
+                    return Err(ProxyError::LimitExceeded {
+                        limit: Limit::Message,
+                    }
+                    .into());
+                }
             }
         }
     }
@@ -179,7 +202,11 @@ impl Session {
         plan: &mut Plan,
         header: FrameHeader,
     ) -> Result<(), SessionEnd> {
-        let body = self.inbound.filled().get(HEADER_BYTES..).unwrap_or_default();
+        let body = self
+            .inbound
+            .filled()
+            .get(HEADER_BYTES..)
+            .unwrap_or_default();
         let mut reader = Reader::new(body);
         let (portal, statement) = (reader.string(), reader.string());
         let (Ok(portal), Ok(statement)) = (portal, statement) else {
@@ -187,7 +214,11 @@ impl Session {
         };
         let head = body.len() - reader.rest().len();
         // A whole Bind with the same names and no parameters: what it prepares and notes is the same.
-        let bind = Bind { portal, statement, rest: &[] };
+        let bind = Bind {
+            portal,
+            statement,
+            rest: &[],
+        };
         let mut short = Vec::new();
         crate::protocol::frontend::write_bind(&mut short, bind, statement);
         plan.extend(&short, &self.state, &mut SessionTexts { session: self })?;
@@ -208,7 +239,9 @@ impl Session {
                 return Ok(());
             }
             let header = FrameHeader::parse(self.inbound.filled(), self.max_message_bytes)
-                .map_err(|_| ProxyError::LimitExceeded { limit: Limit::Message })?;
+                .map_err(|_| ProxyError::LimitExceeded {
+                    limit: Limit::Message,
+                })?;
             let Some(header) = header else { return Ok(()) };
             match header.tag {
                 tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL => {
@@ -241,7 +274,10 @@ impl Session {
         }
         if !is_data && self.inbound.filled().len() < header.total() {
             if header.total() > SEGMENT_BYTES {
-                return Err(ProxyError::LimitExceeded { limit: Limit::Message }.into());
+                return Err(ProxyError::LimitExceeded {
+                    limit: Limit::Message,
+                }
+                .into());
             }
             return Ok(false);
         }

@@ -29,6 +29,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use crate::backend::cancel::CancelTarget;
 use crate::backend::connection::{ConnectionId, WorkerId};
 use crate::backend::pool::PoolKey;
 use crate::backend::startup::StartupParameters;
@@ -36,15 +37,16 @@ use crate::config::{Policies, UserConfig};
 use crate::core::snapshot::NodeId;
 use crate::core::statement::{Classification, PinReason};
 use crate::frontend::buffers::{Buffer, BufferPool, BufferSize};
-use crate::backend::cancel::CancelTarget;
 use crate::frontend::cancel_keys::Registration;
-use crate::frontend::classification::{CachedText, Circumstances, ClassificationCache, LearnedWrites};
+use crate::frontend::classification::{
+    CachedText, Circumstances, ClassificationCache, LearnedWrites,
+};
 use crate::frontend::cluster::ServedCluster;
 use crate::frontend::error::{Limit, ProxyError};
 use crate::limits::{FAREWELL_TIMEOUT, SEGMENT_BYTES};
 use crate::protocol::backend::{TransactionStatus, tag};
 use crate::protocol::message::write_message;
-use crate::protocol::segment::{InvalidSegment, Segment, SegmentEnd, find_segment};
+use crate::protocol::segment::{InvalidSegment, Segment, find_segment};
 use crate::published::Published;
 use crate::world::DatabaseCatalog;
 
@@ -67,7 +69,11 @@ pub struct Worker {
 impl Worker {
     /// A worker with nothing cached.
     pub fn new(id: WorkerId) -> Self {
-        Self { id, buffers: BufferPool::default(), cache: Mutex::default() }
+        Self {
+            id,
+            buffers: BufferPool::default(),
+            cache: Mutex::default(),
+        }
     }
 }
 
@@ -208,7 +214,10 @@ impl Session {
 
     /// Serves the client until it leaves, is lost, or the process stops.
     pub async fn run(mut self) {
-        let Err(end) = self.serve_client().await else { return };
+        let end = match self.serve_client().await {
+            Err(end) => end,
+            Ok(never) => match never {},
+        };
         tracing::debug!(user = self.user.name, end = ?end, "session ended");
         let farewell = match end {
             SessionEnd::Closed | SessionEnd::Told => return,
@@ -262,7 +271,9 @@ impl Session {
         if self.link.is_some() {
             return self.read_linked().await;
         }
-        self.worker.buffers.take_back(BufferSize::Client, &mut self.inbound);
+        self.worker
+            .buffers
+            .take_back(BufferSize::Client, &mut self.inbound);
         if *self.shutdown.borrow() {
             return Err(ProxyError::ShuttingDown.into());
         }
@@ -270,7 +281,9 @@ impl Session {
             readable = self.client.readable() => readable.map_err(|_| SessionEnd::Closed)?,
             _ = self.shutdown.changed() => return Err(ProxyError::ShuttingDown.into()),
         }
-        self.worker.buffers.lend(BufferSize::Client, &mut self.inbound);
+        self.worker
+            .buffers
+            .lend(BufferSize::Client, &mut self.inbound);
         let inbound = &mut self.inbound;
         let client = &mut self.client;
         match std::future::poll_fn(|context| inbound.poll_fill(client, context)).await {
@@ -280,12 +293,30 @@ impl Session {
     }
 
     async fn read_linked(&mut self) -> Result<(), SessionEnd> {
-        self.worker.buffers.lend(BufferSize::Client, &mut self.inbound);
-        let Some(mut link) = self.link.take() else { return Ok(()) };
-        self.worker.buffers.lend(BufferSize::Server, link.server_buffer());
-        let client = ClientSide { stream: &mut self.client, inbound: &mut self.inbound };
-        let paused = link.relay(client, Until::Input).await;
-        self.worker.buffers.take_back(BufferSize::Server, link.server_buffer());
+        self.worker
+            .buffers
+            .lend(BufferSize::Client, &mut self.inbound);
+        let Some(mut link) = self.link.take() else {
+            return Ok(());
+        };
+        self.worker
+            .buffers
+            .lend(BufferSize::Server, link.server_buffer());
+        let client = ClientSide {
+            stream: &mut self.client,
+            inbound: &mut self.inbound,
+        };
+        // A pinned session may stay for ever; one in a block may end it first.
+        let may_stop = self.block.is_none();
+        let paused = tokio::select! {
+            paused = link.relay(client, Until::Input) => paused,
+            _ = self.shutdown.wait_for(|stop| *stop), if may_stop => {
+                return Err(ProxyError::ShuttingDown.into());
+            }
+        };
+        self.worker
+            .buffers
+            .take_back(BufferSize::Server, link.server_buffer());
         match paused {
             Ok(Pause::Input | Pause::Answered | Pause::HeldError(..)) => {
                 self.link = Some(link);
@@ -313,13 +344,17 @@ impl Session {
 
     fn node_name(&self, node: NodeId) -> Arc<str> {
         let nodes = &self.cluster.config.nodes;
-        nodes.get(node.index()).map_or_else(|| Arc::from("?"), |node| Arc::clone(&node.name))
+        nodes
+            .get(node.index())
+            .map_or_else(|| Arc::from("?"), |node| Arc::clone(&node.name))
     }
 
     /// Follows a reload: between segments, while no connection is held.
     fn follow_reload(&mut self) {
         let clusters = self.clusters.load();
-        let current = clusters.iter().find(|cluster| cluster.config.name == self.cluster.config.name);
+        let current = clusters
+            .iter()
+            .find(|cluster| cluster.config.name == self.cluster.config.name);
         let Some(current) = current else { return };
         if Arc::ptr_eq(current, &self.cluster) {
             return;
@@ -332,17 +367,24 @@ impl Session {
     }
 
     fn consistency(&self) -> crate::core::statement::Consistency {
-        self.state.own.consistency.unwrap_or(self.policies.consistency.default)
+        self.state
+            .own
+            .consistency
+            .unwrap_or(self.policies.consistency.default)
     }
 
     fn status(&self) -> TransactionStatus {
-        self.link.as_ref().map_or(TransactionStatus::Idle, |link| link.scanner.status)
+        self.link
+            .as_ref()
+            .map_or(TransactionStatus::Idle, |link| link.scanner.status)
     }
 }
 
 fn refusal(error: &InvalidSegment) -> SessionEnd {
     SessionEnd::Fatal(match error {
-        InvalidSegment::Length(_) => ProxyError::LimitExceeded { limit: Limit::Message },
+        InvalidSegment::Length(_) => ProxyError::LimitExceeded {
+            limit: Limit::Message,
+        },
         InvalidSegment::Type(_) => ProxyError::ProtocolViolation("invalid frontend message type"),
     })
 }
@@ -355,19 +397,29 @@ struct SessionTexts<'a> {
 impl plan::Texts for SessionTexts<'_> {
     fn find(&mut self, sql: &[u8]) -> Arc<CachedText> {
         let cache = &self.session.worker.cache;
-        let (text, outcome) = cache.lock().unwrap_or_else(PoisonError::into_inner).find(sql);
+        let (text, outcome) = cache
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .find(sql);
         self.session.cluster.metrics.count_classify_cache(outcome);
         text
     }
 
     fn judge(&mut self, text: &CachedText) -> Arc<Classification> {
-        let catalog = self.session.catalog.as_ref().and_then(|catalog| catalog.current());
+        let catalog = self
+            .session
+            .catalog
+            .as_ref()
+            .and_then(|catalog| catalog.current());
         let classification = text.judge(Circumstances {
             catalog: catalog.as_ref(),
             policies: &self.session.policies,
             learned: &self.session.learned,
         });
-        self.session.cluster.metrics.count_classified(classification.reason);
+        self.session
+            .cluster
+            .metrics
+            .count_classified(classification.reason);
         classification
     }
 }

@@ -8,11 +8,11 @@ use crate::protocol::backend::{TransactionStatus, tag};
 use crate::protocol::message::{write_message, write_string};
 
 /// A whole `ParseComplete`.
-pub const PARSE_COMPLETE: [u8; 5] = [tag::PARSE_COMPLETE, 0, 0, 0, 4];
+pub(super) const PARSE_COMPLETE: [u8; 5] = [tag::PARSE_COMPLETE, 0, 0, 0, 4];
 /// A whole `BindComplete`.
-pub const BIND_COMPLETE: [u8; 5] = [tag::BIND_COMPLETE, 0, 0, 0, 4];
+pub(super) const BIND_COMPLETE: [u8; 5] = [tag::BIND_COMPLETE, 0, 0, 0, 4];
 /// A whole `CloseComplete`.
-pub const CLOSE_COMPLETE: [u8; 5] = [tag::CLOSE_COMPLETE, 0, 0, 0, 4];
+pub(super) const CLOSE_COMPLETE: [u8; 5] = [tag::CLOSE_COMPLETE, 0, 0, 0, 4];
 /// A whole `NoData`.
 const NO_DATA: [u8; 5] = [tag::NO_DATA, 0, 0, 0, 4];
 
@@ -21,26 +21,30 @@ const TEXT_OID: i32 = 25;
 
 /// What the answers depend on besides the session's record.
 #[derive(Debug, Clone, Copy)]
-pub struct Context {
+pub(super) struct Context {
     /// For `ReadyForQuery`.
-    pub status: TransactionStatus,
+    pub(super) status: TransactionStatus,
     /// The configuration's consistency mode.
-    pub default: Consistency,
+    pub(super) default: Consistency,
 }
 
 /// The statement for pgweir itself that the text is, if it is one.
-pub fn statement_of(text: &CachedText) -> Option<&ProxyStatement> {
+pub(super) fn statement_of(text: &CachedText) -> Option<&ProxyStatement> {
     text.own()
 }
 
 /// A whole `ReadyForQuery`.
-pub fn ready(status: TransactionStatus) -> Box<[u8]> {
+pub(super) fn ready(status: TransactionStatus) -> Box<[u8]> {
     [tag::READY_FOR_QUERY, 0, 0, 0, 5, status.as_byte()].into()
 }
 
 impl Context {
     /// The whole answer to a Query message with this statement.
-    pub fn answer_query(self, statement: &ProxyStatement, state: &mut SessionState) -> Vec<u8> {
+    pub(super) fn answer_query(
+        self,
+        statement: &ProxyStatement,
+        state: &mut SessionState,
+    ) -> Vec<u8> {
         let mut out = Vec::new();
         if let ProxyStatement::Show { name } = statement {
             write_row_description(&mut out, name);
@@ -60,7 +64,7 @@ impl Context {
     ///
     /// # Errors
     /// When the text is no statement for pgweir.
-    pub fn describe_portal(self, text: &CachedText) -> Result<Box<[u8]>, ProxyError> {
+    pub(super) fn describe_portal(self, text: &CachedText) -> Result<Box<[u8]>, ProxyError> {
         let mut out = Vec::new();
         match statement_of(text).ok_or(ProxyError::Internal)? {
             ProxyStatement::Show { name } => write_row_description(&mut out, name),
@@ -75,7 +79,7 @@ impl Context {
     ///
     /// # Errors
     /// When the text is no statement for pgweir.
-    pub fn describe_statement(self, text: &CachedText) -> Result<Box<[u8]>, ProxyError> {
+    pub(super) fn describe_statement(self, text: &CachedText) -> Result<Box<[u8]>, ProxyError> {
         let mut out = Vec::new();
         write_message(&mut out, tag::PARAMETER_DESCRIPTION, |body| {
             body.extend_from_slice(&0_i16.to_be_bytes());
@@ -88,7 +92,7 @@ impl Context {
     ///
     /// # Errors
     /// When the setting or its value does not exist.
-    pub fn execute(
+    pub(super) fn execute(
         self,
         text: &CachedText,
         state: &mut SessionState,

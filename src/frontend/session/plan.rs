@@ -11,21 +11,21 @@ use crate::frontend::error::ProxyError;
 use crate::frontend::session::state::SessionState;
 use crate::protocol::frame::{FrameHeader, HEADER_BYTES};
 use crate::protocol::frontend::{Bind, Named, Parse, query_text, tag};
-use crate::protocol::message::{Malformed, Reader};
+use crate::protocol::message::Reader;
 
 /// What a segment amounts to.
 #[derive(Debug, Default)]
-pub struct Plan {
+pub(super) struct Plan {
     /// The texts of its Parse messages, in order.
-    pub parses: Vec<Arc<CachedText>>,
+    pub(super) parses: Vec<Arc<CachedText>>,
     /// Every text it prepares, describes or runs.
-    pub texts: Vec<Arc<Classification>>,
+    pub(super) texts: Vec<Arc<Classification>>,
     /// The texts it runs, in order.
-    pub executed: Vec<Arc<Classification>>,
+    pub(super) executed: Vec<Arc<Classification>>,
     /// The text, if there is one only.
-    pub only_text: Option<Arc<CachedText>>,
+    pub(super) only_text: Option<Arc<CachedText>>,
     /// Whether a node is needed to answer it.
-    pub needs: Needs,
+    pub(super) needs: Needs,
     /// Names it prepares.
     names: Vec<(Vec<u8>, Arc<CachedText>)>,
     /// Portals it opens.
@@ -34,7 +34,7 @@ pub struct Plan {
 
 /// Whether a node is needed to answer a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Needs {
+pub(super) enum Needs {
     /// pgweir answers all of it.
     #[default]
     Nothing,
@@ -48,7 +48,7 @@ pub enum Needs {
 }
 
 /// Finds and judges texts.
-pub trait Texts {
+pub(super) trait Texts {
     /// The text, analysed.
     fn find(&mut self, sql: &[u8]) -> Arc<CachedText>;
     /// Its verdict now.
@@ -60,7 +60,7 @@ impl Plan {
     ///
     /// # Errors
     /// When a message is malformed, or mixes pgweir's settings with other statements in one text.
-    pub fn of(
+    pub(super) fn of(
         bytes: &[u8],
         state: &SessionState,
         texts: &mut impl Texts,
@@ -74,7 +74,7 @@ impl Plan {
     ///
     /// # Errors
     /// As [`Self::of`].
-    pub fn extend(
+    pub(super) fn extend(
         &mut self,
         bytes: &[u8],
         state: &SessionState,
@@ -83,7 +83,9 @@ impl Plan {
         self.parses.clear();
         let mut rest = bytes;
         while let Ok(Some(header)) = FrameHeader::parse(rest, u32::MAX) {
-            let Some((message, after)) = rest.split_at_checked(header.total()) else { break };
+            let Some((message, after)) = rest.split_at_checked(header.total()) else {
+                break;
+            };
             rest = after;
             let body = message.get(HEADER_BYTES..).unwrap_or_default();
             self.message(header.tag, body, state, texts)?;
@@ -92,7 +94,7 @@ impl Plan {
     }
 
     /// Where the segment may run in `mode`.
-    pub fn target(&self, mode: Consistency) -> Target {
+    pub(super) fn target(&self, mode: Consistency) -> Target {
         match self.needs {
             Needs::Nothing | Needs::Node => target(self.texts.iter().map(AsRef::as_ref), mode),
             Needs::Held | Needs::Primary => Target::Primary(RouteReason::NotUnderstood),
@@ -197,7 +199,11 @@ impl Plan {
         if let Some((_, text)) = here {
             return Some(Arc::clone(text));
         }
-        let known = if name.is_empty() { state.unnamed.as_ref() } else { state.statements.find(name) };
+        let known = if name.is_empty() {
+            state.unnamed.as_ref()
+        } else {
+            state.statements.find(name)
+        };
         known.map(|statement| Arc::clone(&statement.text))
     }
 }
@@ -216,11 +222,5 @@ fn is_own(classification: &Classification) -> Result<bool, ProxyError> {
             ))
         }
         _ => Ok(false),
-    }
-}
-
-impl From<Malformed> for ProxyError {
-    fn from(_: Malformed) -> Self {
-        Self::ProtocolViolation("invalid message format")
     }
 }

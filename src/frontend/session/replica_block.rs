@@ -28,7 +28,11 @@ impl Session {
         extent: Extent,
     ) -> Result<(), SessionEnd> {
         let begin = self.block.as_ref().and_then(|block| block.begun_anew());
-        let isolation_is_set = self.state.settings.0.contains_key("default_transaction_isolation");
+        let isolation_is_set = self
+            .state
+            .settings
+            .0
+            .contains_key("default_transaction_isolation");
         let Some(begin) = begin.filter(|_| !isolation_is_set) else {
             return Err(SessionEnd::Fatal(REFUSED));
         };

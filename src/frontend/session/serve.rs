@@ -18,7 +18,7 @@ use crate::frontend::buffers::BufferSize;
 use crate::frontend::error::{ProxyError, Severity};
 use crate::protocol::backend::TransactionStatus;
 use crate::protocol::frontend::tag;
-use crate::protocol::outstanding::{Own, OutstandingReplies};
+use crate::protocol::outstanding::{OutstandingReplies, Own};
 use crate::protocol::replies::Hold;
 use crate::protocol::segment::SegmentEnd;
 
@@ -36,14 +36,19 @@ pub(super) struct Extent {
 impl Session {
     /// Serves the segment of `length` bytes at the start of the buffer, and uses it up.
     pub(super) async fn serve(&mut self, length: usize, end: SegmentEnd) -> Result<(), SessionEnd> {
-        let extent = Extent { length, end, arrived: now() };
+        let extent = Extent {
+            length,
+            end,
+            arrived: now(),
+        };
         match end {
             SegmentEnd::Terminate => return Err(SessionEnd::Closed),
             SegmentEnd::StrayCopy => {
                 self.inbound.consume(length);
                 return Ok(());
             }
-            SegmentEnd::Query | SegmentEnd::FunctionCall | SegmentEnd::Sync | SegmentEnd::Flush => {}
+            SegmentEnd::Query | SegmentEnd::FunctionCall | SegmentEnd::Sync | SegmentEnd::Flush => {
+            }
         }
         if self.skipping == Skipping::UntilSync && self.skip(extent).await? {
             return Ok(());
@@ -95,7 +100,11 @@ impl Session {
         error: &ProxyError,
         extent: Extent,
     ) -> Result<(), SessionEnd> {
-        tracing::debug!(user = self.user.name, error = error as &dyn std::error::Error, "refused");
+        tracing::debug!(
+            user = self.user.name,
+            error = error as &dyn std::error::Error,
+            "refused"
+        );
         let linked = self.link.is_some();
         if linked && self.status() != TransactionStatus::Idle {
             // The node would not know that the block has failed.
@@ -116,11 +125,17 @@ impl Session {
     }
 
     pub(super) async fn write_client(&mut self, bytes: &[u8]) -> Result<(), SessionEnd> {
-        self.client.write_all(bytes).await.map_err(|_| SessionEnd::Closed)
+        self.client
+            .write_all(bytes)
+            .await
+            .map_err(|_| SessionEnd::Closed)
     }
 
     pub(super) fn own_context(&self) -> own::Context {
-        own::Context { status: self.status(), default: self.policies.consistency.default }
+        own::Context {
+            status: self.status(),
+            default: self.policies.consistency.default,
+        }
     }
 
     /// Answers a segment for which no node is needed.
@@ -151,8 +166,16 @@ impl Session {
             own,
             parses: plan.parses.iter(),
         };
-        let bytes = self.inbound.filled().get(..extent.length).unwrap_or_default();
-        let mut to = Destination { out: &mut nowhere, replies: &mut replies, node: None };
+        let bytes = self
+            .inbound
+            .filled()
+            .get(..extent.length)
+            .unwrap_or_default();
+        let mut to = Destination {
+            out: &mut nowhere,
+            replies: &mut replies,
+            node: None,
+        };
         translation.messages(bytes, &mut to)?;
         let mut answer = Vec::new();
         while let Some(reply) = replies.pop_own() {
@@ -162,7 +185,9 @@ impl Session {
             }
         }
         for pending in self.pending.drain(..) {
-            self.state.statements.insert(&pending.name, pending.statement);
+            self.state
+                .statements
+                .insert(&pending.name, pending.statement);
         }
         Ok(answer)
     }
@@ -210,11 +235,20 @@ impl Session {
 
     /// Lends buffers and relays.
     pub(super) async fn relay(&mut self, link: &mut Link) -> Result<Pause, LinkError> {
-        self.worker.buffers.lend(BufferSize::Client, &mut self.inbound);
-        self.worker.buffers.lend(BufferSize::Server, link.server_buffer());
-        let client = ClientSide { stream: &mut self.client, inbound: &mut self.inbound };
+        self.worker
+            .buffers
+            .lend(BufferSize::Client, &mut self.inbound);
+        self.worker
+            .buffers
+            .lend(BufferSize::Server, link.server_buffer());
+        let client = ClientSide {
+            stream: &mut self.client,
+            inbound: &mut self.inbound,
+        };
         let paused = link.relay(client, Until::Answered).await;
-        self.worker.buffers.take_back(BufferSize::Server, link.server_buffer());
+        self.worker
+            .buffers
+            .take_back(BufferSize::Server, link.server_buffer());
         paused
     }
 
@@ -232,7 +266,9 @@ impl Session {
         self.translate(link, plan, extent.length)?;
         if extent.end == SegmentEnd::Flush {
             // A batch that ends without Flush (a Query follows) still has to be answered.
-            link.to_server.writer().extend_from_slice(&[tag::FLUSH, 0, 0, 0, 4]);
+            link.to_server
+                .writer()
+                .extend_from_slice(&[tag::FLUSH, 0, 0, 0, 4]);
         }
         Ok(())
     }
@@ -291,7 +327,9 @@ impl Session {
 
 /// The statement for pgweir that a Query message is.
 fn own_statement(plan: &Plan) -> Option<ProxyStatement> {
-    let [text] = plan.texts.as_slice() else { return None };
+    let [text] = plan.texts.as_slice() else {
+        return None;
+    };
     match &*text.statements {
         [only] => match &only.session {
             SessionEffect::Proxy(statement) => Some(statement.clone()),

@@ -73,7 +73,11 @@ impl Session {
             block.note(statement, link.route.role);
         }
         self.note_pins(plan, &link);
-        if plan.executed.iter().any(|text| text.catalog == CatalogEffect::MayChange) {
+        if plan
+            .executed
+            .iter()
+            .any(|text| text.catalog == CatalogEffect::MayChange)
+        {
             self.invalidate_catalog();
         }
         if link.scanner.outcome.has(Outcome::FATAL) {
@@ -99,7 +103,9 @@ impl Session {
         let pending = std::mem::take(&mut self.pending);
         for pending in pending {
             if link.scanner.parsed.contains(&pending.statement.id) {
-                self.state.statements.insert(&pending.name, pending.statement);
+                self.state
+                    .statements
+                    .insert(&pending.name, pending.statement);
             }
         }
         if link.scanner.outcome.has(Outcome::DEALLOCATED_ALL) {
@@ -113,9 +119,13 @@ impl Session {
         let metrics = &self.cluster.metrics;
         metrics.count_query(route.node, route.role, route.reason);
         metrics.observe_query_seconds(route.node, route.role, took);
-        match &mut self.state.last_route {
-            Some(last) if last.route.node == route.node => last.route = route,
-            last => *last = Some(LastRoute { node: self.node_name(route.node), route }),
+        if let Some(last) = &mut self.state.last_route
+            && last.route.node == route.node
+        {
+            last.route = route;
+        } else {
+            let node = self.node_name(route.node);
+            self.state.last_route = Some(LastRoute { node, route });
         }
     }
 
@@ -140,7 +150,11 @@ impl Session {
     pub(super) fn pin_to_connection(&mut self, reason: PinReason) {
         if self.pin.is_none() {
             self.cluster.metrics.count_pin(reason);
-            tracing::debug!(user = self.user.name, reason = reason.as_str(), "session pinned");
+            tracing::debug!(
+                user = self.user.name,
+                reason = reason.as_str(),
+                "session pinned"
+            );
             self.pin = Some(reason);
         }
     }
@@ -230,12 +244,7 @@ impl Session {
             }
             (NodeRole::Primary | NodeRole::Unknown, Wrote::Maybe) => {
                 guarantee.on_write_acknowledged(at);
-                guarantee.on_read_completed(
-                    link.route.node,
-                    link.route.role,
-                    link.incarnation,
-                    at,
-                );
+                guarantee.on_read_completed(link.route.node, link.route.role, link.incarnation, at);
             }
         }
     }
@@ -246,7 +255,9 @@ impl Session {
         } else {
             self.registration.set_target(None);
             self.state.proxy_portals.clear();
-            self.worker.buffers.take_back(BufferSize::Server, link.server_buffer());
+            self.worker
+                .buffers
+                .take_back(BufferSize::Server, link.server_buffer());
             link.give_back(at);
         }
     }

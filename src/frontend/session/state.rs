@@ -14,28 +14,28 @@ use crate::limits::SESSION_STATEMENTS_BYTES;
 
 /// What one session has told pgweir.
 #[derive(Debug, Default)]
-pub struct SessionState {
+pub(super) struct SessionState {
     /// What its reads must see.
-    pub guarantee: SessionGuarantee,
+    pub(super) guarantee: SessionGuarantee,
     /// Settings that every connection it uses must have.
-    pub settings: Arc<AppliedSettings>,
+    pub(super) settings: Arc<AppliedSettings>,
     /// Its named prepared statements.
-    pub statements: NamedStatements,
+    pub(super) statements: NamedStatements,
     /// Its unnamed prepared statement.
-    pub unnamed: Option<Arc<Prepared>>,
+    pub(super) unnamed: Option<Arc<Prepared>>,
     /// Portals that stand for statements pgweir answers itself.
-    pub proxy_portals: HashMap<Box<[u8]>, Arc<Prepared>>,
+    pub(super) proxy_portals: HashMap<Box<[u8]>, Arc<Prepared>>,
     /// `pgweir.` settings.
-    pub own: OwnSettings,
+    pub(super) own: OwnSettings,
     /// Whether the server's defaults give backslashes a meaning in ordinary literals.
-    pub old_strings: OldStrings,
+    pub(super) old_strings: OldStrings,
     /// Where the previous statement went.
-    pub last_route: Option<LastRoute>,
+    pub(super) last_route: Option<LastRoute>,
 }
 
 /// Whether the server's defaults give backslashes a meaning in ordinary literals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum OldStrings {
+pub(super) enum OldStrings {
     /// `standard_conforming_strings` is on, as it is since PostgreSQL 9.1.
     #[default]
     No,
@@ -45,25 +45,25 @@ pub enum OldStrings {
 
 /// `pgweir.` settings of a session; `None` is the configuration's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct OwnSettings {
+pub(super) struct OwnSettings {
     /// `pgweir.consistency`.
-    pub consistency: Option<Consistency>,
+    pub(super) consistency: Option<Consistency>,
     /// `pgweir.max_staleness`; the inner `None` is the word `none`.
-    pub max_staleness: Option<Option<Duration>>,
+    pub(super) max_staleness: Option<Option<Duration>>,
 }
 
 /// What `SHOW pgweir.last_route` answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LastRoute {
+pub(super) struct LastRoute {
     /// The node's name.
-    pub node: Arc<str>,
+    pub(super) node: Arc<str>,
     /// Where and why.
-    pub route: Route,
+    pub(super) route: Route,
 }
 
 impl SessionState {
     /// Repeats on the session's own record what a node has confirmed.
-    pub fn apply_setting(&mut self, change: &SettingChange) {
+    pub(super) fn apply_setting(&mut self, change: &SettingChange) {
         let mut settings = (*self.settings).clone();
         match change {
             SettingChange::Set { name, value_sql } => {
@@ -81,7 +81,7 @@ impl SessionState {
     }
 
     /// DISCARD ALL has succeeded.
-    pub fn discard_all(&mut self) {
+    pub(super) fn discard_all(&mut self) {
         self.settings = Arc::default();
         self.statements = NamedStatements::default();
         self.unnamed = None;
@@ -91,7 +91,7 @@ impl SessionState {
 
     /// Whether backslashes in ordinary literals are escapes, so that texts mean something else than
     /// the parser thinks.
-    pub fn has_nonstandard_strings(&self) -> bool {
+    pub(super) fn has_nonstandard_strings(&self) -> bool {
         match self.settings.0.get("standard_conforming_strings") {
             Some(value) => !matches!(value.to_ascii_lowercase().as_str(), "on" | "'on'"),
             None => self.old_strings == OldStrings::ByDefault,
@@ -102,14 +102,14 @@ impl SessionState {
     ///
     /// # Errors
     /// When there is no such setting, it cannot be set, or the value is not one of its values.
-    pub fn set_own(&mut self, statement: &ProxyStatement) -> Result<(), ProxyError> {
+    pub(super) fn set_own(&mut self, statement: &ProxyStatement) -> Result<(), ProxyError> {
         match statement {
             ProxyStatement::Set { name, value } => self.own.set(name, value),
             // Outside a block SET LOCAL has no effect, as in PostgreSQL; inside one pgweir would have
             // to take it back at its end.
-            ProxyStatement::SetLocal { .. } => {
-                Err(ProxyError::Unsupported("SET LOCAL of a pgweir setting is not supported"))
-            }
+            ProxyStatement::SetLocal { .. } => Err(ProxyError::Unsupported(
+                "SET LOCAL of a pgweir setting is not supported",
+            )),
             ProxyStatement::Reset { name } => self.own.reset(name),
             ProxyStatement::Show { .. } => Ok(()),
         }
@@ -119,11 +119,9 @@ impl SessionState {
     ///
     /// # Errors
     /// When there is no such setting.
-    pub fn show_own(&self, name: &str, default: Consistency) -> Result<String, ProxyError> {
+    pub(super) fn show_own(&self, name: &str, default: Consistency) -> Result<String, ProxyError> {
         match name {
-            "consistency" => {
-                Ok(self.own.consistency.unwrap_or(default).as_str().to_owned())
-            }
+            "consistency" => Ok(self.own.consistency.unwrap_or(default).as_str().to_owned()),
             "max_staleness" => Ok(match self.own.max_staleness {
                 Some(Some(bound)) => format!("{}ms", bound.as_millis()),
                 Some(None) | None => "none".to_owned(),
@@ -146,7 +144,7 @@ impl OwnSettings {
     ///
     /// # Errors
     /// When there is no such setting, it is read-only, or the value is not one of its values.
-    pub fn set(&mut self, name: &str, value: &str) -> Result<(), ProxyError> {
+    pub(super) fn set(&mut self, name: &str, value: &str) -> Result<(), ProxyError> {
         let invalid = |allowed: &'static str| ProxyError::InvalidSetting {
             name: format!("pgweir.{name}"),
             value: value.to_owned(),
@@ -155,9 +153,8 @@ impl OwnSettings {
         match name {
             "consistency" => {
                 let mode = Consistency::from_word(value);
-                self.consistency = Some(mode.ok_or_else(|| {
-                    invalid("eventual, session, latest, primary")
-                })?);
+                self.consistency =
+                    Some(mode.ok_or_else(|| invalid("eventual, session, latest, primary"))?);
                 Ok(())
             }
             "max_staleness" => {
@@ -165,12 +162,14 @@ impl OwnSettings {
                     None
                 } else {
                     let parsed = crate::config::parse_duration(value);
-                    Some(parsed.map_err(|_| invalid("a duration such as 250ms, or none"))?)
+                    Some(parsed.ok_or_else(|| invalid("a duration such as 250ms, or none"))?)
                 };
                 self.max_staleness = Some(bound);
                 Ok(())
             }
-            "last_route" => Err(ProxyError::ReadOnlySetting { name: format!("pgweir.{name}") }),
+            "last_route" => Err(ProxyError::ReadOnlySetting {
+                name: format!("pgweir.{name}"),
+            }),
             _ => Err(unknown_setting(name)),
         }
     }
@@ -180,7 +179,9 @@ impl OwnSettings {
             "consistency" => self.consistency = None,
             "max_staleness" => self.max_staleness = None,
             "last_route" => {
-                return Err(ProxyError::ReadOnlySetting { name: format!("pgweir.{name}") });
+                return Err(ProxyError::ReadOnlySetting {
+                    name: format!("pgweir.{name}"),
+                });
             }
             _ => return Err(unknown_setting(name)),
         }
@@ -189,43 +190,40 @@ impl OwnSettings {
 }
 
 fn unknown_setting(name: &str) -> ProxyError {
-    ProxyError::UnknownSetting { name: format!("pgweir.{name}") }
+    ProxyError::UnknownSetting {
+        name: format!("pgweir.{name}"),
+    }
 }
 
 /// Named prepared statements of one session, bounded in bytes.
 #[derive(Debug, Default)]
-pub struct NamedStatements {
+pub(super) struct NamedStatements {
     by_name: HashMap<Box<[u8]>, Arc<Prepared>>,
     bytes: usize,
 }
 
 impl NamedStatements {
     /// The statement with this name.
-    pub fn find(&self, name: &[u8]) -> Option<&Arc<Prepared>> {
+    pub(super) fn find(&self, name: &[u8]) -> Option<&Arc<Prepared>> {
         self.by_name.get(name)
     }
 
     /// Whether one more statement of this size is within the bound.
-    pub fn has_room_for(&self, bytes: usize) -> bool {
+    pub(super) fn has_room_for(&self, bytes: usize) -> bool {
         self.bytes.saturating_add(bytes) <= SESSION_STATEMENTS_BYTES
     }
 
     /// A node has confirmed the statement.
-    pub fn insert(&mut self, name: &[u8], statement: Arc<Prepared>) {
+    pub(super) fn insert(&mut self, name: &[u8], statement: Arc<Prepared>) {
         self.remove(name);
         self.bytes += statement.bytes() + name.len();
         self.by_name.insert(name.into(), statement);
     }
 
     /// The client has closed it.
-    pub fn remove(&mut self, name: &[u8]) {
+    pub(super) fn remove(&mut self, name: &[u8]) {
         if let Some(old) = self.by_name.remove(name) {
             self.bytes = self.bytes.saturating_sub(old.bytes() + name.len());
         }
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.by_name.is_empty()
     }
 }

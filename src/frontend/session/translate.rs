@@ -11,9 +11,7 @@ use crate::frontend::classification::CachedText;
 use crate::frontend::error::{Limit, ProxyError};
 use crate::frontend::session::own;
 use crate::frontend::session::state::SessionState;
-use crate::frontend::statements::{
-    Prepared, SERVER_NAME_PREFIX, StatementRegistry, server_name,
-};
+use crate::frontend::statements::{Prepared, SERVER_NAME_PREFIX, StatementRegistry, server_name};
 use crate::protocol::frame::{FrameHeader, HEADER_BYTES};
 use crate::protocol::frontend::{
     Bind, Named, Parse, tag, write_bind, write_named_statement, write_parse,
@@ -23,46 +21,46 @@ use crate::protocol::outstanding::{Disposition, Expected, OutstandingReplies};
 
 /// What a translation needs of the session.
 #[derive(Debug)]
-pub struct Translation<'a> {
+pub(super) struct Translation<'a> {
     /// The session's record.
-    pub state: &'a mut SessionState,
+    pub(super) state: &'a mut SessionState,
     /// Statements whose Parse has been sent and not been confirmed.
-    pub pending: &'a mut Vec<PendingStatement>,
+    pub(super) pending: &'a mut Vec<PendingStatement>,
     /// Names for new statements.
-    pub registry: &'a StatementRegistry,
+    pub(super) registry: &'a StatementRegistry,
     /// The answer to SHOW of pgweir's own settings, and the status of `ReadyForQuery`.
-    pub own: own::Context,
+    pub(super) own: own::Context,
     /// The texts of the Parse messages, in order.
-    pub parses: std::slice::Iter<'a, Arc<CachedText>>,
+    pub(super) parses: std::slice::Iter<'a, Arc<CachedText>>,
 }
 
 /// A statement whose Parse has been sent and not been confirmed.
 #[derive(Debug, Clone)]
-pub struct PendingStatement {
+pub(super) struct PendingStatement {
     /// The client's name for it.
-    pub name: Box<[u8]>,
+    pub(super) name: Box<[u8]>,
     /// The statement.
-    pub statement: Arc<Prepared>,
+    pub(super) statement: Arc<Prepared>,
 }
 
 /// Where translated messages go.
 #[derive(Debug)]
-pub struct Destination<'a> {
+pub(super) struct Destination<'a> {
     /// Bytes for the node.
-    pub out: &'a mut Vec<u8>,
+    pub(super) out: &'a mut Vec<u8>,
     /// The replies that will come.
-    pub replies: &'a mut OutstandingReplies,
+    pub(super) replies: &'a mut OutstandingReplies,
     /// The connection's statements; `None` where no node is involved.
-    pub node: Option<NodeStatements<'a>>,
+    pub(super) node: Option<NodeStatements<'a>>,
 }
 
 /// What is prepared on a connection.
 #[derive(Debug)]
-pub struct NodeStatements<'a> {
+pub(super) struct NodeStatements<'a> {
     /// Named statements.
-    pub prepared: &'a mut PreparedNames,
+    pub(super) prepared: &'a mut PreparedNames,
     /// Whose the unnamed statement is: the number of the statement that was parsed last.
-    pub unnamed: &'a mut Option<u64>,
+    pub(super) unnamed: &'a mut Option<u64>,
 }
 
 impl Translation<'_> {
@@ -70,10 +68,16 @@ impl Translation<'_> {
     ///
     /// # Errors
     /// When a message is malformed or a bound is reached; part of it may have been translated.
-    pub fn messages(&mut self, bytes: &[u8], to: &mut Destination<'_>) -> Result<(), ProxyError> {
+    pub(super) fn messages(
+        &mut self,
+        bytes: &[u8],
+        to: &mut Destination<'_>,
+    ) -> Result<(), ProxyError> {
         let mut rest = bytes;
         while let Ok(Some(header)) = FrameHeader::parse(rest, u32::MAX) {
-            let Some((message, after)) = rest.split_at_checked(header.total()) else { break };
+            let Some((message, after)) = rest.split_at_checked(header.total()) else {
+                break;
+            };
             rest = after;
             self.message(header.tag, message, to)?;
         }
@@ -101,9 +105,7 @@ impl Translation<'_> {
             tag::CLOSE => self.close(Named::read(body)?, message, to),
             tag::SYNC if to.node.is_none() => to.answer(own::ready(self.own.status)),
             tag::SYNC => to.copy(message, Expected::Synced),
-            tag::FLUSH | tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL
-                if to.node.is_some() =>
-            {
+            tag::FLUSH | tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL if to.node.is_some() => {
                 to.out.extend_from_slice(message);
             }
             _ => {}
@@ -133,21 +135,40 @@ impl Translation<'_> {
             return Ok(());
         }
         if !self.state.statements.has_room_for(parse.sql.len()) {
-            return Err(ProxyError::LimitExceeded { limit: Limit::PreparedStatements });
+            return Err(ProxyError::LimitExceeded {
+                limit: Limit::PreparedStatements,
+            });
         }
         if let Some(existing) = self.named(parse.name) {
             // The node refuses the second Parse of a name (42P05), as it would without pgweir.
-            to.prepare(&existing, Expected::Parsed(Disposition::Discard, Some(existing.id)));
-            write_parse(to.out, existing.server_name().as_bytes(), parse.sql, parse.types);
-            to.replies.push(Expected::Parsed(Disposition::Forward, None));
+            to.prepare(
+                &existing,
+                Expected::Parsed(Disposition::Discard, Some(existing.id)),
+            );
+            write_parse(
+                to.out,
+                existing.server_name().as_bytes(),
+                parse.sql,
+                parse.types,
+            );
+            to.replies
+                .push(Expected::Parsed(Disposition::Forward, None));
             return Ok(());
         }
         let settings = &self.state.settings;
         let statement = self.registry.intern(parse.sql, parse.types, settings, text);
         let name = parse.name.into();
-        self.pending.push(PendingStatement { name, statement: Arc::clone(&statement) });
+        self.pending.push(PendingStatement {
+            name,
+            statement: Arc::clone(&statement),
+        });
         let is_own = self.is_own(&statement);
-        if is_own || !to.prepare(&statement, Expected::Parsed(Disposition::Forward, Some(statement.id))) {
+        if is_own
+            || !to.prepare(
+                &statement,
+                Expected::Parsed(Disposition::Forward, Some(statement.id)),
+            )
+        {
             to.replies.push(Expected::AlreadyParsed(statement.id));
         }
         Ok(())
@@ -160,7 +181,9 @@ impl Translation<'_> {
             return;
         };
         if self.is_own(&statement) {
-            self.state.proxy_portals.insert(bind.portal.into(), statement);
+            self.state
+                .proxy_portals
+                .insert(bind.portal.into(), statement);
             to.answer(own::BIND_COMPLETE.into());
             return;
         }
@@ -169,7 +192,10 @@ impl Translation<'_> {
             to.prepare_unnamed(&statement);
             to.copy(message, Expected::Bound);
         } else {
-            to.prepare(&statement, Expected::Parsed(Disposition::Discard, Some(statement.id)));
+            to.prepare(
+                &statement,
+                Expected::Parsed(Disposition::Discard, Some(statement.id)),
+            );
             write_bind(to.out, bind, statement.server_name().as_bytes());
             to.replies.push(Expected::Bound);
         }
@@ -251,13 +277,23 @@ impl Translation<'_> {
     }
 
     fn statement(&self, name: &[u8]) -> Option<Arc<Prepared>> {
-        if name.is_empty() { self.state.unnamed.clone() } else { self.named(name) }
+        if name.is_empty() {
+            self.state.unnamed.clone()
+        } else {
+            self.named(name)
+        }
     }
 
     fn named(&self, name: &[u8]) -> Option<Arc<Prepared>> {
-        let pending = self.pending.iter().rev().find(|pending| &*pending.name == name);
+        let pending = self
+            .pending
+            .iter()
+            .rev()
+            .find(|pending| &*pending.name == name);
         let statement = pending.map(|pending| &pending.statement);
-        statement.or_else(|| self.state.statements.find(name)).map(Arc::clone)
+        statement
+            .or_else(|| self.state.statements.find(name))
+            .map(Arc::clone)
     }
 
     fn is_own(&self, statement: &Prepared) -> bool {
@@ -283,7 +319,9 @@ impl Destination<'_> {
 
     /// Sends a Parse if the connection lacks the statement; `false` if it has it.
     fn prepare(&mut self, statement: &Prepared, expected: Expected) -> bool {
-        let Some(node) = &mut self.node else { return false };
+        let Some(node) = &mut self.node else {
+            return false;
+        };
         if node.prepared.touch(statement.id) {
             return false;
         }
@@ -303,7 +341,8 @@ impl Destination<'_> {
         if *node.unnamed != Some(statement.id) {
             *node.unnamed = Some(statement.id);
             write_parse(self.out, b"", &statement.sql, &statement.types);
-            self.replies.push(Expected::Parsed(Disposition::Discard, None));
+            self.replies
+                .push(Expected::Parsed(Disposition::Discard, None));
         }
     }
 

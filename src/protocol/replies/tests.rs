@@ -135,13 +135,7 @@ fn what_nobody_asked_for_ends_the_connection() {
     ] {
         let mut replies = OutstandingReplies::default();
         let mut scanner = ReplyScanner::default();
-        let result = scanner.scan(
-            &bytes,
-            &mut 0,
-            &mut replies,
-            &mut Vec::new(),
-            Hold::Released,
-        );
+        let result = scanner.scan(&bytes, &mut 0, &mut replies, &mut Vec::new());
         assert!(result.is_err(), "{bytes:?}");
     }
     let mut replies = OutstandingReplies::default();

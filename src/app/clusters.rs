@@ -1,0 +1,179 @@
+//! The clusters of the configuration in force, with the tasks that keep them current.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::task::JoinSet;
+
+use crate::admin::AdminCluster;
+use crate::backend::pool::{PoolObserver, Pools};
+use crate::config::{ClusterConfig, Config};
+use crate::control::catalog::keep_current;
+use crate::control::monitor::watch_cluster;
+use crate::control::publisher::initial_snapshot;
+use crate::core::snapshot::{Incarnation, NodeRole, RoutingSnapshot};
+use crate::frontend::cluster::{ClusterMemory, ServedCluster};
+use crate::frontend::session::ServedClusters;
+use crate::metrics::Metrics;
+use crate::published::Published;
+use crate::world::ClusterWorld;
+
+/// The clusters of the configuration in force.
+#[derive(Debug)]
+pub(super) struct RunningClusters {
+    metrics: Arc<Metrics>,
+    served: Arc<Published<ServedClusters>>,
+    shown: Arc<Published<Vec<AdminCluster>>>,
+    running: Vec<RunningCluster>,
+}
+
+#[derive(Debug)]
+struct RunningCluster {
+    cluster: Arc<ServedCluster>,
+    /// Aborted when the cluster is dropped.
+    _tasks: JoinSet<()>,
+}
+
+impl RunningClusters {
+    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
+        Self {
+            metrics,
+            served: Arc::new(Published::new(Vec::new())),
+            shown: Arc::new(Published::new(Vec::new())),
+            running: Vec::new(),
+        }
+    }
+
+    /// For sessions.
+    pub(super) fn served(&self) -> Arc<Published<ServedClusters>> {
+        Arc::clone(&self.served)
+    }
+
+    /// For the pages.
+    pub(super) fn shown(&self) -> Arc<Published<Vec<AdminCluster>>> {
+        Arc::clone(&self.shown)
+    }
+
+    /// Starts what is new, keeps what is the same, ends what is gone.
+    pub(super) fn follow(&mut self, config: &Config) {
+        let mut old = std::mem::take(&mut self.running);
+        for cluster in &config.clusters {
+            let known = old
+                .iter()
+                .position(|old| old.cluster.config.name == cluster.name);
+            let known = known.map(|at| old.swap_remove(at));
+            self.running.push(self.follow_one(cluster, known));
+        }
+        for gone in old {
+            gone.cluster.pools.close_all();
+        }
+        let served = self
+            .running
+            .iter()
+            .map(|running| Arc::clone(&running.cluster));
+        self.served.store(Arc::new(served.collect()));
+        let shown = self.running.iter().map(|running| AdminCluster {
+            name: Arc::clone(&running.cluster.config.name),
+            world: Arc::clone(&running.cluster.world),
+            metrics: Arc::clone(&running.cluster.metrics),
+        });
+        self.shown.store(Arc::new(shown.collect()));
+    }
+
+    fn follow_one(
+        &self,
+        config: &Arc<ClusterConfig>,
+        old: Option<RunningCluster>,
+    ) -> RunningCluster {
+        let cluster = match old {
+            Some(old) if has_same_nodes(&old.cluster.config, config) => ServedCluster {
+                config: Arc::clone(config),
+                ..parts_of(&old.cluster)
+            },
+            Some(old) => {
+                old.cluster.pools.close_all();
+                self.build(config)
+            }
+            None => self.build(config),
+        };
+        let cluster = Arc::new(cluster);
+        let mut tasks = JoinSet::new();
+        let (config, world) = (Arc::clone(&cluster.config), Arc::clone(&cluster.world));
+        tasks.spawn(watch_cluster(Arc::clone(&config), Arc::clone(&world)));
+        tasks.spawn(keep_current(config, world));
+        tasks.spawn(close_changed(Arc::clone(&cluster)));
+        RunningCluster {
+            cluster,
+            _tasks: tasks,
+        }
+    }
+
+    fn build(&self, config: &Arc<ClusterConfig>) -> ServedCluster {
+        let metrics = self.metrics.cluster(config);
+        let observer: Arc<dyn PoolObserver> = metrics.clone();
+        ServedCluster {
+            config: Arc::clone(config),
+            world: Arc::new(ClusterWorld::new(initial_snapshot(config), Instant::now())),
+            pools: Arc::new(Pools::new(Arc::clone(config), observer)),
+            metrics,
+            shared: Arc::new(ClusterMemory::new(config.nodes.len())),
+        }
+    }
+
+    /// Closes connections that have been idle or alive too long.
+    pub(super) fn reap(&self, now: Instant) {
+        for running in &self.running {
+            running.cluster.pools.reap(now);
+        }
+    }
+}
+
+/// What sessions lease and what is known of the nodes stays valid as long as these are the same.
+fn has_same_nodes(old: &ClusterConfig, new: &ClusterConfig) -> bool {
+    old.nodes == new.nodes && old.pool == new.pool
+}
+
+fn parts_of(cluster: &ServedCluster) -> ServedCluster {
+    ServedCluster {
+        config: Arc::clone(&cluster.config),
+        world: Arc::clone(&cluster.world),
+        pools: Arc::clone(&cluster.pools),
+        metrics: Arc::clone(&cluster.metrics),
+        shared: Arc::clone(&cluster.shared),
+    }
+}
+
+/// Closes the pooled connections of a node that has changed its role or was restarted: they lead to
+/// what the node was.
+async fn close_changed(cluster: Arc<ServedCluster>) {
+    let mut known = lives(&cluster.world.routing.load());
+    loop {
+        let new = cluster.world.routing.wait_for(|snapshot| {
+            let new = lives(snapshot);
+            (new != known).then_some(new)
+        });
+        let new = new.await;
+        let nodes = cluster.world.routing.load_full();
+        for (node, (old, new)) in nodes.nodes.iter().zip(known.iter().zip(&new)) {
+            // Not being reached is no change of life: what still works goes on.
+            let changed = old.1.is_some() && new.1.is_some() && old != new;
+            if changed {
+                cluster.pools.close_idle(node.id);
+            }
+        }
+        // A node that is not reached now is compared with what it was when it comes back.
+        for (known, new) in known.iter_mut().zip(new) {
+            if new.1.is_some() {
+                *known = new;
+            }
+        }
+    }
+}
+
+fn lives(snapshot: &RoutingSnapshot) -> Vec<(NodeRole, Option<Incarnation>)> {
+    snapshot
+        .nodes
+        .iter()
+        .map(|node| (node.role, node.incarnation))
+        .collect()
+}

@@ -52,13 +52,13 @@ impl BufferPool {
             return;
         }
         let bytes = std::mem::take(buffer).bytes;
-        let mut shelf = self
+        let mut spare = self
             .shelf(size)
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         // A buffer that grew for one long message is not kept.
-        if bytes.len() == size.bytes() && shelf.len() < BUFFERS_KEPT_PER_WORKER {
-            shelf.push(bytes);
+        if bytes.len() == size.bytes() && spare.len() < BUFFERS_KEPT_PER_WORKER {
+            spare.push(bytes);
         }
     }
 

@@ -47,7 +47,7 @@ struct ProcessMetrics {
     pool_wait: Histogram,
     displaced: LabelledCounters<ROUTE_REASONS>,
     misrouted: LabelledCounters<{ Sqlstate::COUNT }>,
-    retries: LabelledCounters<2>,
+    retries: LabelledCounters<{ RetryCause::Missing as usize + 1 }>,
     pins: LabelledCounters<PIN_REASONS>,
     classified: LabelledCounters<STATEMENT_REASONS>,
     classify_cache: LabelledCounters<3>,

@@ -364,7 +364,7 @@ enum Body<'a> {
 }
 
 /// Whether the body is needed, and is there.
-fn whole_body<'a>(header: FrameHeader, rest: &'a [u8]) -> Body<'a> {
+fn whole_body(header: FrameHeader, rest: &[u8]) -> Body<'_> {
     let needed = matches!(
         header.tag,
         tag::READY_FOR_QUERY | tag::ERROR | tag::COMMAND_COMPLETE | tag::PARAMETER_STATUS

@@ -61,10 +61,8 @@ impl Session {
         } else {
             plan.target(mode)
         };
-        let bound = hint
-            .max_staleness
-            .or(self.state.own.max_staleness)
-            .flatten();
+        let own = self.state.own.max_staleness.bound();
+        let bound = hint.max_staleness.unwrap_or(own);
         let mode = hint.consistency.unwrap_or(mode);
         let policy = &self.policies.consistency;
         let floor = self
@@ -107,7 +105,7 @@ impl Session {
         let (route, incarnation) = self.choose(&attempts.request, extent.arrived).await?;
         let mut link = match self.open_link(route, incarnation).await {
             Ok(link) => link,
-            Err(error) => return self.after_no_connection(error, route, attempts),
+            Err(error) => return self.after_no_connection(&error, route, attempts),
         };
         if self.adjust(&mut link).await.is_err() {
             return self.after_loss(&link, attempts);
@@ -370,7 +368,7 @@ impl Session {
 
     fn after_no_connection(
         &mut self,
-        error: CheckoutError,
+        error: &CheckoutError,
         route: Route,
         attempts: &mut Attempts,
     ) -> Result<Attempted, Failure> {
@@ -384,10 +382,10 @@ impl Session {
         }
         tracing::warn!(
             node = %self.node_name(route.node),
-            error = &error as &dyn std::error::Error,
+            error = error as &dyn std::error::Error,
             "no server connection"
         );
-        Err(Failure::Refused(checkout_refusal(&error)))
+        Err(Failure::Refused(checkout_refusal(error)))
     }
 
     /// How to cancel what runs on the leased connection; remembered, as the session comes back to it.
@@ -430,11 +428,10 @@ enum Waited {
 impl SessionEnd {
     /// A node's own refusal is passed on as it came.
     fn from_checkout(error: &CheckoutError) -> Self {
-        match error {
-            CheckoutError::Connect(ConnectError::Server(error)) => {
-                Self::Refused(error.body().into())
-            }
-            other => Self::Fatal(checkout_refusal(other)),
+        if let CheckoutError::Connect(ConnectError::Server(error)) = error {
+            Self::Refused(error.body().into())
+        } else {
+            Self::Fatal(checkout_refusal(error))
         }
     }
 }

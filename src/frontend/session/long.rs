@@ -31,7 +31,7 @@ impl Session {
     /// Serves a segment of which `whole` bytes are whole messages, and more is still to come. It goes
     /// to the primary, since it cannot be sent twice.
     pub(super) async fn serve_long(&mut self, whole: usize) -> Result<(), SessionEnd> {
-        if self.must_hold(whole)? {
+        if self.must_hold(whole) {
             return Ok(());
         }
         let arrived = now();
@@ -56,23 +56,23 @@ impl Session {
     }
 
     /// Whether the message that is not whole yet is to be held until it is: its text is needed.
-    fn must_hold(&mut self, whole: usize) -> Result<bool, SessionEnd> {
+    fn must_hold(&mut self, whole: usize) -> bool {
         let rest = self.inbound.filled().get(whole..).unwrap_or_default();
         let header = FrameHeader::parse(rest, self.max_message_bytes);
         let Ok(Some(header)) = header else {
-            return Ok(false);
+            return false;
         };
         let holds_text = matches!(header.tag, tag::QUERY | tag::PARSE);
         if !holds_text || header.total() > STATEMENT_BYTES {
-            return Ok(false);
+            return false;
         }
         if self.inbound.is_full() {
             self.inbound.grow(STATEMENT_BYTES + SEGMENT_BYTES);
         }
         if self.inbound.is_full() {
-            return Ok(false);
+            return false;
         }
-        Ok(true)
+        true
     }
 
     async fn open_primary(&mut self, arrived: std::time::Instant) -> Result<Box<Link>, SessionEnd> {

@@ -256,7 +256,7 @@ impl Session {
                 self.max_message_bytes,
                 SEGMENT_BYTES,
             );
-            match found.map_err(|error| refusal(&error))? {
+            match found.map_err(refusal)? {
                 Segment::Partial => self.read_more().await?,
                 found @ (Segment::Whole(..) | Segment::TooLong(_)) => return Ok(found),
             }
@@ -380,7 +380,7 @@ impl Session {
     }
 }
 
-fn refusal(error: &InvalidSegment) -> SessionEnd {
+fn refusal(error: InvalidSegment) -> SessionEnd {
     SessionEnd::Fatal(match error {
         InvalidSegment::Length(_) => ProxyError::LimitExceeded {
             limit: Limit::Message,

@@ -64,7 +64,7 @@ impl Context {
     ///
     /// # Errors
     /// When the text is no statement for pgweir.
-    pub(super) fn describe_portal(self, text: &CachedText) -> Result<Box<[u8]>, ProxyError> {
+    pub(super) fn describe_portal(text: &CachedText) -> Result<Box<[u8]>, ProxyError> {
         let mut out = Vec::new();
         match statement_of(text).ok_or(ProxyError::Internal)? {
             ProxyStatement::Show { name } => write_row_description(&mut out, name),
@@ -79,12 +79,12 @@ impl Context {
     ///
     /// # Errors
     /// When the text is no statement for pgweir.
-    pub(super) fn describe_statement(self, text: &CachedText) -> Result<Box<[u8]>, ProxyError> {
+    pub(super) fn describe_statement(text: &CachedText) -> Result<Box<[u8]>, ProxyError> {
         let mut out = Vec::new();
         write_message(&mut out, tag::PARAMETER_DESCRIPTION, |body| {
             body.extend_from_slice(&0_i16.to_be_bytes());
         });
-        out.extend_from_slice(&self.describe_portal(text)?);
+        out.extend_from_slice(&Self::describe_portal(text)?);
         Ok(out.into())
     }
 

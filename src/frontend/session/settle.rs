@@ -34,6 +34,15 @@ pub(super) struct OpenBlock {
     pub(super) begun: Option<TransactionModes>,
 }
 
+/// When the transaction that has ended was begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Began {
+    /// By the segment that ended it.
+    Here,
+    /// By an earlier one.
+    Earlier,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Wrote {
     #[default]
@@ -85,10 +94,17 @@ impl Session {
             return Err(SessionEnd::Told);
         }
         if is_open || extent.end == SegmentEnd::Flush {
-            self.begin_block(&mut block, &link, plan, was_open);
+            if !was_open && link.route.role == NodeRole::Replica {
+                block.begun = begun_modes(plan);
+            }
             self.block = Some(block);
         } else {
-            self.end_block(&block, &mut link, plan, was_open);
+            let began = if was_open {
+                Began::Earlier
+            } else {
+                Began::Here
+            };
+            self.end_block(&block, &mut link, plan, began);
             self.note_seen(&block, &link, at);
         }
         self.keep_or_return(link, at);
@@ -165,25 +181,8 @@ impl Session {
         }
     }
 
-    /// The segment has opened a block, or gone on in one.
-    fn begin_block(&mut self, block: &mut OpenBlock, link: &Link, plan: &Plan, was_open: bool) {
-        if was_open || link.route.role != NodeRole::Replica {
-            return;
-        }
-        let mut statements = plan.executed.iter().flat_map(|text| text.statements.iter());
-        block.begun = statements.find_map(|statement| match statement.transaction {
-            TransactionControl::Begin(modes) => Some(modes),
-            TransactionControl::None
-            | TransactionControl::Commit(_)
-            | TransactionControl::Rollback(_)
-            | TransactionControl::Savepoint
-            | TransactionControl::SetModes(_)
-            | TransactionControl::TwoPhase => None,
-        });
-    }
-
     /// The session stands outside a block: what was set in it holds or is gone.
-    fn end_block(&mut self, block: &OpenBlock, link: &mut Link, plan: &Plan, was_open: bool) {
+    fn end_block(&mut self, block: &OpenBlock, link: &mut Link, plan: &Plan, began: Began) {
         let outcome = link.scanner.outcome;
         if outcome.has(Outcome::DISCARDED_ALL) {
             self.discard_all(link);
@@ -201,12 +200,12 @@ impl Session {
             .flat_map(|text| text.statements.iter())
             .filter(|statement| statement.transaction != TransactionControl::None)
             .count();
-        let applied = match (was_open, controls_blocks) {
+        let applied = match (began, controls_blocks) {
             // An implicit transaction: all or nothing.
-            (false, 0) => !outcome.has(Outcome::ERROR),
+            (Began::Here, 0) => !outcome.has(Outcome::ERROR),
             // The block ended with this segment, which did nothing else to blocks.
-            (true, 1) if outcome.has(Outcome::COMMITTED) => true,
-            (true, 1) if outcome.has(Outcome::ROLLED_BACK) => false,
+            (Began::Earlier, 1) if outcome.has(Outcome::COMMITTED) => true,
+            (Began::Earlier, 1) if outcome.has(Outcome::ROLLED_BACK) => false,
             _ => {
                 self.pin_to_connection(PinReason::Setting);
                 return;
@@ -261,6 +260,20 @@ impl Session {
             link.give_back(at);
         }
     }
+}
+
+/// The modes of the first BEGIN in the segment.
+fn begun_modes(plan: &Plan) -> Option<TransactionModes> {
+    let mut statements = plan.executed.iter().flat_map(|text| text.statements.iter());
+    statements.find_map(|statement| match statement.transaction {
+        TransactionControl::Begin(modes) => Some(modes),
+        TransactionControl::None
+        | TransactionControl::Commit(_)
+        | TransactionControl::Rollback(_)
+        | TransactionControl::Savepoint
+        | TransactionControl::SetModes(_)
+        | TransactionControl::TwoPhase => None,
+    })
 }
 
 impl OpenBlock {

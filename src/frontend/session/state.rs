@@ -48,8 +48,28 @@ pub(super) enum OldStrings {
 pub(super) struct OwnSettings {
     /// `pgweir.consistency`.
     pub(super) consistency: Option<Consistency>,
-    /// `pgweir.max_staleness`; the inner `None` is the word `none`.
-    pub(super) max_staleness: Option<Option<Duration>>,
+    /// `pgweir.max_staleness`.
+    pub(super) max_staleness: StalenessSetting,
+}
+
+/// What a session has said about `pgweir.max_staleness`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum StalenessSetting {
+    /// Nothing, or `none`: only the configuration's bound holds.
+    #[default]
+    Unset,
+    /// No read of the session may be staler than this.
+    Within(Duration),
+}
+
+impl StalenessSetting {
+    /// The bound, if there is one.
+    pub(super) const fn bound(self) -> Option<Duration> {
+        match self {
+            Self::Unset => None,
+            Self::Within(bound) => Some(bound),
+        }
+    }
 }
 
 /// What `SHOW pgweir.last_route` answers.
@@ -123,8 +143,8 @@ impl SessionState {
         match name {
             "consistency" => Ok(self.own.consistency.unwrap_or(default).as_str().to_owned()),
             "max_staleness" => Ok(match self.own.max_staleness {
-                Some(Some(bound)) => format!("{}ms", bound.as_millis()),
-                Some(None) | None => "none".to_owned(),
+                StalenessSetting::Within(bound) => format!("{}ms", bound.as_millis()),
+                StalenessSetting::Unset => "none".to_owned(),
             }),
             "last_route" => Ok(self.last_route.as_ref().map_or_else(String::new, |last| {
                 format!(
@@ -158,13 +178,13 @@ impl OwnSettings {
                 Ok(())
             }
             "max_staleness" => {
-                let bound = if value.eq_ignore_ascii_case("none") {
-                    None
+                self.max_staleness = if value.eq_ignore_ascii_case("none") {
+                    StalenessSetting::Unset
                 } else {
                     let parsed = crate::config::parse_duration(value);
-                    Some(parsed.ok_or_else(|| invalid("a duration such as 250ms, or none"))?)
+                    let hint = "a duration such as 250ms, or none";
+                    StalenessSetting::Within(parsed.ok_or_else(|| invalid(hint))?)
                 };
-                self.max_staleness = Some(bound);
                 Ok(())
             }
             "last_route" => Err(ProxyError::ReadOnlySetting {
@@ -177,7 +197,7 @@ impl OwnSettings {
     fn reset(&mut self, name: &str) -> Result<(), ProxyError> {
         match name {
             "consistency" => self.consistency = None,
-            "max_staleness" => self.max_staleness = None,
+            "max_staleness" => self.max_staleness = StalenessSetting::Unset,
             "last_route" => {
                 return Err(ProxyError::ReadOnlySetting {
                     name: format!("pgweir.{name}"),

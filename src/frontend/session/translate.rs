@@ -123,7 +123,7 @@ impl Translation<'_> {
         if parse.name.is_empty() {
             let statement = self.registry.unshared(parse.sql, parse.types, text);
             let number = statement.id;
-            let is_own = self.is_own(&statement);
+            let is_own = is_own(&statement);
             self.state.unnamed = Some(Arc::new(statement));
             match &mut to.node {
                 Some(node) if !is_own => {
@@ -162,7 +162,7 @@ impl Translation<'_> {
             name,
             statement: Arc::clone(&statement),
         });
-        let is_own = self.is_own(&statement);
+        let is_own = is_own(&statement);
         if is_own
             || !to.prepare(
                 &statement,
@@ -180,7 +180,7 @@ impl Translation<'_> {
             to.unknown_statement(bind, message);
             return;
         };
-        if self.is_own(&statement) {
+        if is_own(&statement) {
             self.state
                 .proxy_portals
                 .insert(bind.portal.into(), statement);
@@ -210,7 +210,7 @@ impl Translation<'_> {
         match named {
             Named::Portal(name) => {
                 if let Some(statement) = self.state.proxy_portals.get(name) {
-                    let description = self.own.describe_portal(&statement.text)?;
+                    let description = own::Context::describe_portal(&statement.text)?;
                     to.answer(description);
                 } else {
                     to.copy(message, Expected::Described);
@@ -221,8 +221,8 @@ impl Translation<'_> {
                     to.unknown_name(tag::DESCRIBE, name, Expected::Described);
                     return Ok(());
                 };
-                if self.is_own(&statement) {
-                    to.answer(self.own.describe_statement(&statement.text)?);
+                if is_own(&statement) {
+                    to.answer(own::Context::describe_statement(&statement.text)?);
                 } else if name.is_empty() {
                     to.prepare_unnamed(&statement);
                     to.copy(message, Expected::Described);
@@ -295,10 +295,10 @@ impl Translation<'_> {
             .or_else(|| self.state.statements.find(name))
             .map(Arc::clone)
     }
+}
 
-    fn is_own(&self, statement: &Prepared) -> bool {
-        own::statement_of(&statement.text).is_some()
-    }
+fn is_own(statement: &Prepared) -> bool {
+    own::statement_of(&statement.text).is_some()
 }
 
 impl Destination<'_> {

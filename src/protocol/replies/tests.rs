@@ -107,6 +107,7 @@ fn an_error_before_any_result_is_held() {
     let mut replies = OutstandingReplies::default();
     replies.push(Expected::Query(Disposition::Forward));
     let mut scanner = ReplyScanner::default();
+    scanner.begin(Hold::UntilResult);
     let (mut at, mut spans) = (0, Vec::new());
     let stop = scanner
         .scan(&bytes, &mut at, &mut replies, &mut spans)

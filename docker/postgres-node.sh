@@ -55,13 +55,18 @@ make_replica() {
         echo "waiting for the primary at $PRIMARY_HOST" >&2
         sleep 0.2
     done
-    psql --quiet --no-align --tuples-only --dbname="$source dbname=postgres" >&2 --command="
-        SELECT pg_create_physical_replication_slot('$node') WHERE NOT EXISTS
+    # The slot keeps WAL from now on (`true`), so the backup's start is still there when streaming
+    # begins, whatever checkpoints other backups cause meanwhile.
+    psql --quiet --dbname="$source dbname=postgres" >/dev/null --command="
+        SELECT pg_create_physical_replication_slot('$node', true) WHERE NOT EXISTS
         (SELECT FROM pg_replication_slots WHERE slot_name = '$node')"
-    rm -rf "$data.new"
-    # -R writes the password with the connection into postgresql.auto.conf.
-    pg_basebackup --pgdata="$data.new" --dbname="$source" --checkpoint=fast --wal-method=stream \
-        --slot="$node" --write-recovery-conf >&2
+    # --write-recovery-conf keeps the password with the connection in postgresql.auto.conf.
+    until pg_basebackup --pgdata="$data.new" --dbname="$source" --checkpoint=fast \
+        --wal-method=stream --slot="$node" --write-recovery-conf >&2; do
+        echo "the base backup failed: trying again" >&2
+        rm -rf "$data.new"
+        sleep 1
+    done
 }
 
 # A first start that is cut short leaves only $data.new behind, and starts over.

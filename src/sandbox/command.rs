@@ -52,6 +52,8 @@ pub struct SandboxArgs {
 pub async fn run(args: &SandboxArgs) -> Result<(), SandboxError> {
     let begun = Instant::now();
     tokio::select! {
+        // Signals first: they are listened for from the start.
+        biased;
         // Dropping the unfinished start removes what it has made.
         ended = interrupted() => ended?,
         outcome = serve(args, begun) => outcome?,

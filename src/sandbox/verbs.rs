@@ -181,6 +181,8 @@ impl LocalCluster {
         fs::remove_dir_all(&data).map_err(SandboxError::path("removing", &data))?;
         let upstream = self.node(self.primary())?.port;
         let source = self.conninfo(node, upstream);
+        // First, so that the primary keeps the WAL from the backup's start.
+        self.ensure_slot(self.primary(), node).await?;
         let arguments = [
             "-D",
             "data",
@@ -200,7 +202,6 @@ impl LocalCluster {
         write(&data.join("standby.signal"), "")?;
         self.toolchain.account.own(&data.join("standby.signal"))?;
         self.write_settings(place, Some(upstream))?;
-        self.ensure_slot(self.primary(), node).await?;
         self.start_node(node).await?;
         self.wait_for_streaming(node).await
     }
@@ -273,7 +274,7 @@ impl LocalCluster {
         node: usize,
     ) -> Result<(), SandboxError> {
         let text = format!(
-            "SELECT pg_create_physical_replication_slot('node{node}') WHERE NOT EXISTS \
+            "SELECT pg_create_physical_replication_slot('node{node}', true) WHERE NOT EXISTS \
              (SELECT FROM pg_replication_slots WHERE slot_name = 'node{node}')"
         );
         self.superuser_sql(upstream, &text).await.map(drop)

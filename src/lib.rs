@@ -52,6 +52,7 @@ pub mod control;
 pub mod core;
 pub mod frontend;
 pub mod limits;
+pub mod logging;
 pub mod metrics;
 pub mod protocol;
 pub mod published;

@@ -32,7 +32,7 @@ impl Session {
     /// to the primary, since it cannot be sent twice.
     pub(super) async fn serve_long(&mut self, whole: usize) -> Result<(), SessionEnd> {
         if self.must_hold(whole) {
-            return Ok(());
+            return self.read_more().await;
         }
         let arrived = now();
         let mut link = match self.link.take() {

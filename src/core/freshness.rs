@@ -293,4 +293,6 @@ impl ReplicaFreshness {
 }
 
 #[cfg(test)]
+mod simulator;
+#[cfg(test)]
 mod tests;

@@ -1,5 +1,7 @@
 //! What a text says by itself, whatever the catalog says.
 
+use std::collections::HashSet;
+
 use super::dispatch::{self, StatementFacts};
 use super::hint::{self, Place};
 use super::lexer::{Kind, Lexer, Piece, Span};
@@ -76,6 +78,8 @@ struct Collector<'a> {
     pieces: Vec<Piece<'a>>,
     /// The last token, where `pieces` does not hold it.
     skipped: Option<Piece<'a>>,
+    /// The functions in `pieces` beyond the leading tokens.
+    called: HashSet<Box<str>>,
     overflowed: bool,
     /// Parentheses that are open.
     depth: usize,
@@ -94,6 +98,7 @@ impl<'a> Collector<'a> {
             statements: Vec::new(),
             pieces: Vec::new(),
             skipped: None,
+            called: HashSet::new(),
             overflowed: false,
             depth: 0,
             bodies: 0,
@@ -109,7 +114,7 @@ impl<'a> Collector<'a> {
         }
         let piece = Piece::of(self.sql, span);
         match span.kind {
-            Kind::Symbol(b';') if self.depth == 0 && self.bodies == 0 => {
+            Kind::Symbol(b';') if !self.inside_definition() => {
                 self.end_statement();
                 return;
             }
@@ -120,6 +125,13 @@ impl<'a> Collector<'a> {
         }
         self.tokens.get_or_insert((span.start, span.end)).1 = span.end;
         self.keep(piece);
+    }
+
+    /// Whether a semicolon does not end the statement: in `CREATE RULE ... DO (a; b)` and in the
+    /// bodies of functions. Anywhere else an open parenthesis is an error of syntax.
+    fn inside_definition(&self) -> bool {
+        let creates = self.pieces.first().is_some_and(|first| first.is("create"));
+        creates && (self.depth > 0 || self.bodies > 0)
     }
 
     fn comment(&mut self, span: Span) {
@@ -156,20 +168,26 @@ impl<'a> Collector<'a> {
             Extent::Whole => self.pieces.push(piece),
             Extent::Heads if self.pieces.len() < CLASSIFY_KEPT_TOKENS => self.pieces.push(piece),
             Extent::Heads => {
-                // A call is kept as its name and parenthesis, for what it may leave behind.
-                let called = self.skipped.take().filter(|name| name.is_name());
+                let called = self.skipped.take().filter(Piece::is_name);
                 match called {
-                    Some(name) if piece.is_symbol(b'(') => {
-                        if self.pieces.len() < CLASSIFY_KEPT_TOKENS * 8 {
-                            self.pieces.extend([name, piece]);
-                        } else {
-                            self.overflowed = true;
-                        }
-                    }
+                    Some(name) if piece.is_symbol(b'(') => self.keep_call(name, piece),
                     _ => self.skipped = Some(piece),
                 }
             }
         }
+    }
+
+    /// Keeps a call as its name and parenthesis, once, for what it may leave behind.
+    fn keep_call(&mut self, name: Piece<'a>, open: Piece<'a>) {
+        if self.called.contains(&*name.text) {
+            return;
+        }
+        if self.called.len() >= CLASSIFY_KEPT_TOKENS {
+            self.overflowed = true;
+            return;
+        }
+        self.called.insert(name.text.as_ref().into());
+        self.pieces.extend([name, open]);
     }
 
     /// Whether `piece` is a constant behind one of the same kind and a comma: `1, 2` counts as `1`,
@@ -190,6 +208,7 @@ impl<'a> Collector<'a> {
         self.depth = 0;
         self.bodies = 0;
         self.skipped = None;
+        self.called.clear();
         let overflowed = std::mem::take(&mut self.overflowed);
         let pieces = std::mem::take(&mut self.pieces);
         if pieces.is_empty() {

@@ -17,7 +17,7 @@ pub(super) fn token(piece: &Piece<'_>) -> Option<Token> {
         Kind::Operator => operator(&piece.text),
         Kind::Symbol(byte) => symbol(byte)?,
         Kind::DoubleColon => Token::DoubleColon,
-        Kind::OtherSymbol | Kind::Comment => return None,
+        Kind::TwoDots | Kind::Comment => return None,
     })
 }
 
@@ -52,7 +52,7 @@ fn operator(text: &str) -> Token {
         "&" => Token::Ampersand,
         "|" => Token::Pipe,
         "^" => Token::Caret,
-        "=>" => Token::RArrow,
+        "=>" | ":=" => Token::RArrow,
         "#" => Token::Sharp,
         "~" => Token::Tilde,
         "~*" => Token::TildeAsterisk,

@@ -73,6 +73,9 @@ impl StatementFacts {
 
     /// The same facts for a text that is too long to be read whole.
     pub(super) fn cut_short(mut self) -> Self {
+        if self.transaction != TransactionControl::None {
+            return self;
+        }
         self.proof = match self.proof {
             Proof::Query | Proof::Read(_) | Proof::Write(_) => Proof::Write(Reason::TooLong),
             Proof::Definition(_) => Proof::Definition(Reason::TooLong),

@@ -167,10 +167,16 @@ impl Judge<'_> {
         })
     }
 
-    /// A name that no catalog knows is most often the column list of an alias here.
+    /// A name that no catalog knows is most often the column list of an alias here, unless it is
+    /// written in escapes.
     fn call_in_write(self, call: &FunctionUse) -> FunctionVerdict {
+        let escaped = call
+            .name
+            .name
+            .get(..3)
+            .is_some_and(|s| s.eq_ignore_ascii_case("u&\""));
         match (self.catalog, self.known(call)) {
-            (Some(_), None) => FunctionVerdict::SAFE,
+            (Some(_), None) if !escaped => FunctionVerdict::SAFE,
             _ => self.call(call),
         }
     }
@@ -264,7 +270,7 @@ fn operator(catalog: &Catalog, name: &str) -> Option<Reason> {
     match catalog.operator(name) {
         Some(OperatorVerdict::Safe) => None,
         // A named argument, not an operator.
-        None if name == "=>" => None,
+        None if name == "=>" || name == ":=" => None,
         Some(OperatorVerdict::Refused) | None => Some(Reason::UnsafeOperator),
     }
 }

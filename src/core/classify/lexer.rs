@@ -20,14 +20,14 @@ pub(super) enum Kind {
     Number,
     /// `$1`.
     Parameter,
-    /// An operator of one or more characters.
+    /// An operator of one or more characters, or `:=`.
     Operator,
     /// One of `, ( ) [ ] . ; :`.
     Symbol(u8),
     /// `::`.
     DoubleColon,
-    /// `:=` or `..`.
-    OtherSymbol,
+    /// `..`.
+    TwoDots,
     /// `--` to the end of the line, or `/* */`.
     Comment,
 }
@@ -87,9 +87,9 @@ impl<'a> Lexer<'a> {
             b'/' if second == b'*' => self.block_comment(self.at).map(|e| (Kind::Comment, e)),
             b'0'..=b'9' => Ok(self.number()),
             b'.' if second.is_ascii_digit() => Ok(self.number()),
-            b'.' if second == b'.' => Ok((Kind::OtherSymbol, self.at + 2)),
+            b'.' if second == b'.' => Ok((Kind::TwoDots, self.at + 2)),
             b':' if second == b':' => Ok((Kind::DoubleColon, self.at + 2)),
-            b':' if second == b'=' => Ok((Kind::OtherSymbol, self.at + 2)),
+            b':' if second == b'=' => Ok((Kind::Operator, self.at + 2)),
             b',' | b'(' | b')' | b'[' | b']' | b'.' | b';' | b':' => {
                 Ok((Kind::Symbol(first), self.at + 1))
             }
@@ -354,7 +354,7 @@ impl<'a> Piece<'a> {
             | Kind::Parameter
             | Kind::Symbol(_)
             | Kind::DoubleColon
-            | Kind::OtherSymbol
+            | Kind::TwoDots
             | Kind::Comment => Cow::Borrowed(""),
         };
         Self {

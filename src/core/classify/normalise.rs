@@ -109,7 +109,7 @@ impl<'a> Writer<'a> {
             Kind::Number => self.constant(span, NUMBER)?,
             Kind::Parameter => self.constant(span, PARAMETER)?,
             Kind::Symbol(b';') => self.ended = true,
-            Kind::Symbol(_) | Kind::Operator | Kind::DoubleColon | Kind::OtherSymbol => {
+            Kind::Symbol(_) | Kind::Operator | Kind::DoubleColon | Kind::TwoDots => {
                 self.write(span, raw);
             }
             Kind::Comment => {}

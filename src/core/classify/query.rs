@@ -150,7 +150,7 @@ fn longest_chain(pieces: &[Piece<'_>]) -> usize {
             | Kind::String
             | Kind::Number
             | Kind::Parameter
-            | Kind::OtherSymbol
+            | Kind::TwoDots
             | Kind::Comment => {}
         }
         longest = longest.max(below + here);

@@ -387,7 +387,7 @@ fn insert_target(pieces: &[Piece<'_>], at: usize) -> bool {
 fn harmless(sql: &[u8], name: &str, arguments: &[Piece<'_>]) -> bool {
     match name {
         "set_config" => {
-            let last = last_of_three(arguments);
+            let last = last_argument(arguments);
             matches!(last, Some([only]) if only.is("true"))
         }
         "current_setting" => match arguments {
@@ -407,22 +407,20 @@ fn harmless(sql: &[u8], name: &str, arguments: &[Piece<'_>]) -> bool {
     }
 }
 
-/// The third argument of a call with exactly three.
-fn last_of_three<'p, 'a>(arguments: &'p [Piece<'a>]) -> Option<&'p [Piece<'a>]> {
+/// The last argument of a call that has several. How many cannot be told: lists of constants count
+/// as one.
+fn last_argument<'p, 'a>(arguments: &'p [Piece<'a>]) -> Option<&'p [Piece<'a>]> {
     let mut depth = 0_usize;
-    let mut commas = Vec::new();
+    let mut last_comma = None;
     for (at, piece) in arguments.iter().enumerate() {
-        match piece.kind {
-            Kind::Symbol(b'(' | b'[') => depth += 1,
-            Kind::Symbol(b')') if depth == 0 => {
-                return match commas.as_slice() {
-                    [_, second] => arguments.get(second + 1..at),
-                    _ => None,
-                };
-            }
-            Kind::Symbol(b')' | b']') => depth = depth.saturating_sub(1),
-            Kind::Symbol(b',') if depth == 0 => commas.push(at),
-            _ => {}
+        if piece.is_symbol(b'(') || piece.is_symbol(b'[') {
+            depth += 1;
+        } else if depth == 0 && piece.is_symbol(b')') {
+            return arguments.get(last_comma? + 1..at);
+        } else if piece.is_symbol(b')') || piece.is_symbol(b']') {
+            depth = depth.saturating_sub(1);
+        } else if depth == 0 && piece.is_symbol(b',') {
+            last_comma = Some(at);
         }
     }
     None

@@ -4,6 +4,7 @@
 //! 1 runtime failure, 2 usage, 78 bad configuration.
 
 mod check;
+mod explain;
 mod run;
 mod sandbox;
 
@@ -26,6 +27,7 @@ struct Cli {
 enum Command {
     Run(run::RunArgs),
     Check(check::CheckArgs),
+    Explain(explain::ExplainArgs),
     Sandbox(SandboxArgs),
 }
 
@@ -65,6 +67,7 @@ pub fn main() -> ExitCode {
     let status = match cli.command {
         Command::Run(args) => run::run(&args, &mut streams),
         Command::Check(args) => check::run(&args, &mut streams),
+        Command::Explain(args) => explain::run(&args, &mut streams),
         Command::Sandbox(args) => sandbox::run(&args, &mut streams),
     };
     match status {

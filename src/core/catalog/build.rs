@@ -185,12 +185,13 @@ impl CatalogBuilder {
     pub fn build(mut self) -> Catalog {
         self.settle_types();
         self.settle_relations();
-        let mut catalog = Catalog {
-            unsafe_implicit_cast: self.casts.iter().any(|(_, function, context)| {
-                *context == CastContext::Implicit && self.refuses_function(*function)
-            }),
-            ..Catalog::default()
-        };
+        let mut catalog = Catalog::default();
+        let unsafe_implicit_cast = self.casts.iter().any(|(_, function, context)| {
+            *context == CastContext::Implicit && self.refuses_function(*function)
+        });
+        if unsafe_implicit_cast {
+            catalog.implicit_casts = OperatorVerdict::Refused;
+        }
         self.name_operators(&mut catalog);
         self.name_watched(&mut catalog);
         self.name_relations(&mut catalog);
@@ -281,17 +282,11 @@ impl CatalogBuilder {
         loop {
             let mut found: Vec<(u32, Reason)> = Vec::new();
             for (source, target) in &self.references {
-                let (oid, reason) = match (source, target) {
-                    (Source::Type(_), _) => continue,
-                    (Source::View(oid), _) => (*oid, Reason::UnsafeView),
-                    (Source::Policy(oid), _) => (*oid, Reason::UnsafePolicy),
-                    (Source::Parent(oid), Target::Relation(child)) => {
-                        match self.relations.get(child).map(|child| child.verdict) {
-                            Some(RelationVerdict::Refused(reason)) => (*oid, reason),
-                            Some(RelationVerdict::Safe) | None => continue,
-                        }
-                    }
-                    (Source::Parent(oid), _) => (*oid, Reason::UnsafeView),
+                let (oid, reason) = match source {
+                    Source::Type(_) => continue,
+                    Source::View(oid) => (*oid, Reason::UnsafeView),
+                    Source::Policy(oid) => (*oid, Reason::UnsafePolicy),
+                    Source::Parent(oid) => (*oid, self.reason_of(*target)),
                 };
                 let safe_so_far = self
                     .relations
@@ -312,6 +307,17 @@ impl CatalogBuilder {
         }
     }
 
+    /// Why a child may not be read on a replica; its parent may not for the same reason.
+    fn reason_of(&self, child: Target) -> Reason {
+        let Target::Relation(oid) = child else {
+            return Reason::UnsafeView;
+        };
+        match self.relations.get(&oid).map(|relation| relation.verdict) {
+            Some(RelationVerdict::Refused(reason)) => reason,
+            Some(RelationVerdict::Safe) | None => Reason::UnsafeView,
+        }
+    }
+
     fn name_operators(&self, catalog: &mut Catalog) {
         for (oid, operator) in &self.operators {
             let refused = self.refuses_operator(*oid);
@@ -328,13 +334,17 @@ impl CatalogBuilder {
                 *entry = OperatorVerdict::Refused;
             }
         }
-        catalog.unsafe_comparison = self
-            .comparison_functions
+        let mut named = COMPARISONS
             .iter()
-            .any(|f| self.refuses_function(*f))
-            || COMPARISONS
+            .filter_map(|name| catalog.operators.get(*name));
+        let unsafe_comparison = named.any(|verdict| *verdict == OperatorVerdict::Refused)
+            || self
+                .comparison_functions
                 .iter()
-                .any(|name| catalog.operators.get(*name) == Some(&OperatorVerdict::Refused));
+                .any(|oid| self.refuses_function(*oid));
+        if unsafe_comparison {
+            catalog.comparisons = OperatorVerdict::Refused;
+        }
     }
 
     fn name_watched(&self, catalog: &mut Catalog) {

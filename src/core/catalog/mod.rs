@@ -31,8 +31,10 @@ pub struct Catalog {
     operators: HashMap<Box<str>, OperatorVerdict>,
     types: HashSet<Box<str>>,
     watched: HashMap<Box<str>, Reason>,
-    unsafe_comparison: bool,
-    unsafe_implicit_cast: bool,
+    /// Of the operators that a construct uses without naming them.
+    comparisons: OperatorVerdict,
+    /// Of the conversions that nobody writes.
+    implicit_casts: OperatorVerdict,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -91,9 +93,10 @@ pub enum RelationVerdict {
 }
 
 /// Whether an operator's functions may run on a replica.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OperatorVerdict {
     /// All of them.
+    #[default]
     Safe,
     /// Not all of them.
     Refused,
@@ -306,12 +309,12 @@ impl Catalog {
 
     /// Whether comparing values (`IN`, `ORDER BY`, `DISTINCT`) may run a function that is not safe.
     pub fn has_unsafe_comparison(&self) -> bool {
-        self.unsafe_comparison
+        self.comparisons == OperatorVerdict::Refused
     }
 
     /// Whether a conversion that nobody writes may run a function that is not safe.
     pub fn has_unsafe_implicit_cast(&self) -> bool {
-        self.unsafe_implicit_cast
+        self.implicit_casts == OperatorVerdict::Refused
     }
 }
 

@@ -6,6 +6,7 @@ use super::dispatch::{self, StatementFacts};
 use super::hint::{self, Place};
 use super::lexer::{Kind, Lexer, Piece, Span};
 use super::limits::{CLASSIFY_KEPT_TOKENS, CLASSIFY_SCAN_BYTES, CLASSIFY_STATEMENTS};
+use super::references::Origin;
 use crate::core::statement::{Hint, Reason, RoutePrimary};
 use crate::limits::CLASSIFY_TEXT_BYTES;
 
@@ -17,6 +18,17 @@ pub struct Analysis {
 }
 
 impl Analysis {
+    /// The relations that are read, as written: a name stands for a relation, or for a query of
+    /// WITH where that name is one.
+    pub fn relations(&self) -> impl Iterator<Item = (Option<&str>, &str)> {
+        let all = self
+            .statements
+            .iter()
+            .flat_map(|facts| &facts.references.relations);
+        all.filter(|relation| relation.origin == Origin::Relation)
+            .map(|relation| (relation.name.schema.as_deref(), &*relation.name.name))
+    }
+
     /// Roughly how much memory it takes, in bytes; for caches that are bounded by bytes.
     pub fn heap_bytes(&self) -> usize {
         let each = |facts: &StatementFacts| {
@@ -113,15 +125,16 @@ impl<'a> Collector<'a> {
             return;
         }
         let piece = Piece::of(self.sql, span);
-        match span.kind {
-            Kind::Symbol(b';') if !self.inside_definition() => {
-                self.end_statement();
-                return;
-            }
-            Kind::Symbol(b'(') => self.depth += 1,
-            Kind::Symbol(b')') => self.depth = self.depth.saturating_sub(1),
-            Kind::Word => self.follow_body(&piece),
-            _ => {}
+        if piece.is_symbol(b';') && !self.inside_definition() {
+            self.end_statement();
+            return;
+        }
+        if piece.is_symbol(b'(') {
+            self.depth += 1;
+        } else if piece.is_symbol(b')') {
+            self.depth = self.depth.saturating_sub(1);
+        } else if span.kind == Kind::Word {
+            self.follow_body(&piece);
         }
         self.tokens.get_or_insert((span.start, span.end)).1 = span.end;
         self.keep(piece);

@@ -1,6 +1,6 @@
 //! One statement to its facts, by its leading words.
 
-use super::lexer::{Kind, Piece};
+use super::lexer::Piece;
 use super::query;
 use super::references::{self, References, RelationUse};
 use super::session::{self, Outcome};
@@ -153,9 +153,10 @@ fn session_statement(
 }
 
 fn outcome(outcome: Outcome) -> StatementFacts {
-    let proof = match outcome.reason {
-        Reason::Show => Proof::Read(Reason::Show),
-        reason => Proof::Write(reason),
+    let proof = if outcome.reason == Reason::Show {
+        Proof::Read(Reason::Show)
+    } else {
+        Proof::Write(outcome.reason)
     };
     StatementFacts {
         transaction: outcome.transaction,
@@ -451,10 +452,10 @@ fn copy_source<'p, 'a>(rest: &'p [Piece<'a>]) -> Option<(Source<'p, 'a>, &'p [Pi
 fn matching(pieces: &[Piece<'_>]) -> Option<usize> {
     let mut depth = 0_usize;
     pieces.iter().position(|piece| {
-        match piece.kind {
-            Kind::Symbol(b'(') => depth += 1,
-            Kind::Symbol(b')') => depth = depth.saturating_sub(1),
-            _ => {}
+        if piece.is_symbol(b'(') {
+            depth += 1;
+        } else if piece.is_symbol(b')') {
+            depth = depth.saturating_sub(1);
         }
         depth == 0
     })

@@ -129,7 +129,12 @@ impl Judge<'_> {
 
     fn call(self, call: &FunctionUse) -> FunctionVerdict {
         let known = self.known(call);
-        if self.is_listed(&self.policy.write_functions, call) {
+        if self
+            .policy
+            .write_functions
+            .iter()
+            .any(|entry| names(entry, &call.name))
+        {
             let pin = known.and_then(|verdict| verdict.pin);
             return FunctionVerdict::refused(Reason::ListedFunction, pin);
         }
@@ -179,10 +184,6 @@ impl Judge<'_> {
             (Some(_), None) if !escaped => FunctionVerdict::SAFE,
             _ => self.call(call),
         }
-    }
-
-    fn is_listed(self, list: &[String], call: &FunctionUse) -> bool {
-        list.iter().any(|entry| names(entry, &call.name))
     }
 
     /// An entry with a schema vouches for a bare name only if no other schema has it.

@@ -44,8 +44,16 @@ struct Writer<'a> {
     /// Where the last written token ended in `sql`.
     last_end: usize,
     list: List,
-    begun: bool,
-    ended: bool,
+    stage: Stage,
+}
+
+/// How far the statement has been written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Start,
+    Inside,
+    /// A semicolon was seen.
+    Ended,
 }
 
 /// The constant that the output ends with, perhaps with a comma behind it.
@@ -63,8 +71,7 @@ impl<'a> Writer<'a> {
             out,
             last_end: 0,
             list: List::None,
-            begun: false,
-            ended: false,
+            stage: Stage::Start,
         }
     }
 
@@ -72,7 +79,7 @@ impl<'a> Writer<'a> {
         for token in Lexer::new(self.sql) {
             self.token(token.ok()?)?;
         }
-        self.begun.then_some(())
+        (self.stage != Stage::Start).then_some(())
     }
 
     fn token(&mut self, span: Span) -> Option<()> {
@@ -85,12 +92,12 @@ impl<'a> Writer<'a> {
             return Some(());
         }
         // A second statement behind a semicolon may be anything.
-        if self.ended || (!self.begun && span.kind != Kind::Word) {
+        if self.stage == Stage::Ended || (self.stage == Stage::Start && span.kind != Kind::Word) {
             return None;
         }
         match span.kind {
             Kind::Word => {
-                if !self.begun && !begins_shared_text(raw) {
+                if self.stage == Stage::Start && !begins_shared_text(raw) {
                     return None;
                 }
                 if raw.eq_ignore_ascii_case(b"current_setting") {
@@ -108,13 +115,16 @@ impl<'a> Writer<'a> {
             Kind::String => self.constant(span, STRING)?,
             Kind::Number => self.constant(span, NUMBER)?,
             Kind::Parameter => self.constant(span, PARAMETER)?,
-            Kind::Symbol(b';') => self.ended = true,
+            Kind::Symbol(b';') => {
+                self.stage = Stage::Ended;
+                return Some(());
+            }
             Kind::Symbol(_) | Kind::Operator | Kind::DoubleColon | Kind::TwoDots => {
                 self.write(span, raw);
             }
             Kind::Comment => {}
         }
-        self.begun = true;
+        self.stage = Stage::Inside;
         self.follow_list(span);
         Some(())
     }

@@ -430,15 +430,11 @@ fn last_argument<'p, 'a>(arguments: &'p [Piece<'a>]) -> Option<&'p [Piece<'a>]> 
 fn types<'p>(pieces: &'p [Piece<'_>]) -> impl Iterator<Item = Name> + 'p {
     let mut open = Vec::new();
     pieces.iter().enumerate().filter_map(move |(at, piece)| {
-        match piece.kind {
-            Kind::Symbol(b'(') => {
-                let cast = at.checked_sub(1).and_then(|before| pieces.get(before));
-                open.push(cast.is_some_and(|before| before.is("cast") || before.is("treat")));
-            }
-            Kind::Symbol(b')') => {
-                open.pop();
-            }
-            _ => {}
+        if piece.is_symbol(b'(') {
+            let cast = at.checked_sub(1).and_then(|before| pieces.get(before));
+            open.push(cast.is_some_and(|before| before.is("cast") || before.is("treat")));
+        } else if piece.is_symbol(b')') {
+            open.pop();
         }
         let in_cast = open.last() == Some(&true) && piece.is("as");
         (piece.kind == Kind::DoubleColon || in_cast)

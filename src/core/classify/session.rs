@@ -79,9 +79,8 @@ fn set_scoped(sql: &[u8], pieces: &[Piece<'_>], scope: Scope) -> Outcome {
         ["transaction", _, ..] => transaction_modes(rest(1)),
         ["session", "characteristics", ..] => Outcome::pins(PinReason::Setting),
         ["seed", ..] => Outcome::pins(PinReason::ServerResource),
-        ["role", next, ..] if *next != "to" && pieces.len() == 2 => by_scope(scope),
-        ["session", "authorization", ..] => by_scope(scope),
-        ["xml", "option", ..] => by_scope(scope),
+        ["session", "authorization", ..] | ["xml", "option", ..] => by_scope(scope),
+        ["role", next] if *next != "to" && pieces.len() == 2 => by_scope(scope),
         _ => {
             let (name, used) = setting_name(pieces);
             let value = match rest(used).split_first() {

@@ -18,10 +18,10 @@ pub(super) fn control(pieces: &[Piece<'_>]) -> Option<(TransactionControl, Clari
     let clear = |control| Some((control, Clarity::Clear));
     match first.word()? {
         "begin" => Some(begin(skip_noise(rest))),
-        "start" if second == Some("transaction") => Some(begin(skip_noise(rest))),
-        "commit" if second == Some("prepared") => clear(TransactionControl::TwoPhase),
+        // START needs the noise word.
+        "start" if second == Some("transaction") => Some(begin(rest.get(1..)?)),
+        "commit" | "rollback" if second == Some("prepared") => clear(TransactionControl::TwoPhase),
         "commit" | "end" => Some(end(TransactionControl::Commit, skip_noise(rest))),
-        "rollback" if second == Some("prepared") => clear(TransactionControl::TwoPhase),
         "rollback" => Some(rollback(skip_noise(rest))),
         "abort" => Some(end(TransactionControl::Rollback, skip_noise(rest))),
         "savepoint" | "release" => clear(TransactionControl::Savepoint),

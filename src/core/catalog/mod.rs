@@ -317,6 +317,3 @@ impl Catalog {
         self.implicit_casts == OperatorVerdict::Refused
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -11,7 +11,7 @@ use crate::config::{ClusterConfig, Config};
 use crate::control::catalog::keep_current;
 use crate::control::monitor::watch_cluster;
 use crate::control::publisher::initial_snapshot;
-use crate::core::snapshot::{Incarnation, NodeRole, RoutingSnapshot};
+use crate::core::snapshot::{Incarnation, NodeId, NodeRole, RoutingSnapshot};
 use crate::frontend::cluster::{ClusterMemory, ServedCluster};
 use crate::frontend::session::ServedClusters;
 use crate::metrics::Metrics;
@@ -146,26 +146,23 @@ fn parts_of(cluster: &ServedCluster) -> ServedCluster {
 /// Closes the pooled connections of a node that has changed its role or was restarted: they lead to
 /// what the node was.
 async fn close_changed(cluster: Arc<ServedCluster>) {
-    let mut known = lives(&cluster.world.routing.load());
+    let mut seen = lives(&cluster.world.routing.load());
+    let mut pooled = seen.clone();
     loop {
-        let new = cluster.world.routing.wait_for(|snapshot| {
-            let new = lives(snapshot);
-            (new != known).then_some(new)
+        let next = cluster.world.routing.wait_for(|snapshot| {
+            let next = lives(snapshot);
+            (next != seen).then_some(next)
         });
-        let new = new.await;
-        let nodes = cluster.world.routing.load_full();
-        for (node, (old, new)) in nodes.nodes.iter().zip(known.iter().zip(&new)) {
-            // Not being reached is no change of life: what still works goes on.
-            let changed = old.1.is_some() && new.1.is_some() && old != new;
-            if changed {
-                cluster.pools.close_idle(node.id);
+        seen = next.await;
+        for ((id, pooled), seen) in (0..).map(NodeId).zip(&mut pooled).zip(&seen) {
+            // Not being reached is no new life: a node that comes back is compared with what it was.
+            if seen.1.is_none() {
+                continue;
             }
-        }
-        // A node that is not reached now is compared with what it was when it comes back.
-        for (known, new) in known.iter_mut().zip(new) {
-            if new.1.is_some() {
-                *known = new;
+            if pooled.1.is_some() && pooled != seen {
+                cluster.pools.close_idle(id);
             }
+            *pooled = *seen;
         }
     }
 }

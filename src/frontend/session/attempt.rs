@@ -18,6 +18,7 @@ use crate::core::router::{
     route,
 };
 use crate::core::snapshot::{Incarnation, NodeId, NodeRole};
+use crate::core::statement::TransactionControl;
 use crate::frontend::error::ProxyError;
 use crate::limits::READ_ATTEMPTS;
 use crate::metrics::RetryCause;
@@ -56,10 +57,11 @@ impl Session {
             .first()
             .map(|text| text.hint.clone())
             .unwrap_or_default();
-        let target = if self.state.has_nonstandard_strings() {
-            Target::Primary(RouteReason::NotUnderstood)
-        } else {
-            plan.target(mode)
+        let target = match plan.target(mode) {
+            Target::Read if self.state.has_nonstandard_strings() || self.begins_blindly(plan) => {
+                Target::Primary(RouteReason::NotUnderstood)
+            }
+            target @ (Target::Read | Target::Primary(_)) => target,
         };
         let own = self.state.own.max_staleness.bound();
         let bound = hint.max_staleness.unwrap_or(own);
@@ -93,6 +95,14 @@ impl Session {
                 Err(Failure::Session(end)) => return Err(end),
             }
         }
+    }
+
+    /// Whether the segment begins a block of which no later statement could be judged: on a replica
+    /// it could not go on.
+    fn begins_blindly(&self, plan: &Plan) -> bool {
+        let mut statements = plan.executed.iter().flat_map(|text| text.statements.iter());
+        let begins = statements.any(|one| matches!(one.transaction, TransactionControl::Begin(_)));
+        begins && self.current_catalog().is_none()
     }
 
     async fn attempt(

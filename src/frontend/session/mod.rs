@@ -406,11 +406,10 @@ impl plan::Texts for SessionTexts<'_> {
     }
 
     fn judge(&mut self, text: &CachedText) -> Arc<Classification> {
-        let catalog = self
-            .session
-            .catalog
-            .as_ref()
-            .and_then(|catalog| catalog.current());
+        let block = self.session.block.as_ref();
+        let catalog = block
+            .and_then(|block| block.begun_under.clone())
+            .or_else(|| self.session.current_catalog());
         let classification = text.judge(Circumstances {
             catalog: catalog.as_ref(),
             policies: &self.session.policies,

@@ -8,6 +8,7 @@ use super::plan::Plan;
 use super::serve::Extent;
 use super::state::LastRoute;
 use super::{Session, SessionEnd, now};
+use crate::core::catalog::Catalog;
 use crate::core::snapshot::NodeRole;
 use crate::core::statement::{
     AccessMode, CatalogEffect, PinReason, SessionEffect, SettingChange, StatementVerdict,
@@ -29,7 +30,10 @@ pub(super) struct OpenBlock {
     /// Whether a savepoint may have taken settings back.
     savepoints: Savepoints,
     /// Whether it may have changed the catalog.
-    catalog: Catalog,
+    catalog: CatalogChange,
+    /// The catalog when it was begun on a replica. Its statements are judged by it: DDL on the primary
+    /// must not end a block that reads.
+    pub(super) begun_under: Option<Arc<Catalog>>,
     /// The modes it was begun with, as long as it can be begun again elsewhere.
     pub(super) begun: Option<TransactionModes>,
 }
@@ -58,7 +62,7 @@ enum Savepoints {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Catalog {
+enum CatalogChange {
     #[default]
     Same,
     MayHaveChanged,
@@ -94,8 +98,11 @@ impl Session {
             return Err(SessionEnd::Told);
         }
         if is_open || extent.end == SegmentEnd::Flush {
-            if !was_open && link.route.role == NodeRole::Replica {
+            if link.route.role != NodeRole::Replica {
+                block.begun_under = None;
+            } else if !was_open {
                 block.begun = begun_modes(plan);
+                block.begun_under = self.current_catalog();
             }
             self.block = Some(block);
         } else {
@@ -175,6 +182,12 @@ impl Session {
         }
     }
 
+    /// The catalog of the session's database, if it is known now.
+    pub(super) fn current_catalog(&self) -> Option<Arc<Catalog>> {
+        let catalog = self.catalog.as_ref()?;
+        catalog.current()
+    }
+
     fn invalidate_catalog(&self) {
         if let Some(catalog) = &self.catalog {
             catalog.invalidate();
@@ -188,7 +201,7 @@ impl Session {
             self.discard_all(link);
             return;
         }
-        if block.catalog == Catalog::MayHaveChanged {
+        if block.catalog == CatalogChange::MayHaveChanged {
             self.invalidate_catalog();
         }
         if block.settings.is_empty() {
@@ -295,7 +308,7 @@ impl OpenBlock {
             self.savepoints = Savepoints::Some;
         }
         if statement.catalog == CatalogEffect::MayChange {
-            self.catalog = Catalog::MayHaveChanged;
+            self.catalog = CatalogChange::MayHaveChanged;
         }
         if let SessionEffect::Setting(change) = &statement.session {
             self.settings.push(change.clone());

@@ -15,12 +15,14 @@ pub mod metrics;
 pub mod proxy;
 pub mod yaml;
 
+use std::fmt::Debug;
+use std::str::FromStr;
 use std::time::Duration;
 
 use pgweir::sandbox::{self, ClusterOptions, LocalCluster};
 use tokio::sync::OnceCell;
 
-pub use metrics::Metrics;
+pub use metrics::{Metrics, ReadsServed};
 pub use proxy::Proxy;
 
 /// How long anything awaited in a test may take, generous for a busy machine.
@@ -55,4 +57,15 @@ pub async fn within<F: Future<Output = bool>>(
     if let Err(error) = sandbox::eventually(limit, condition, probe).await {
         panic!("{error}");
     }
+}
+
+/// The size of a test that the environment asks for by `variable`; `None` for the usual, smaller
+/// one.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test has no command line or configuration of its own"
+)]
+pub fn full_size<T: FromStr<Err: Debug>>(variable: &str) -> Option<T> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().expect("a size must be a number"))
 }

@@ -1,4 +1,5 @@
-//! Remembers what texts were classified as: by text, and by text without its literals.
+//! Remembers what texts were classified as: by the text without its literals, or by the text itself
+//! where a literal may matter.
 //!
 //! A text is analysed once; the verdict is judged again only when the catalog, the policy or the
 //! list of learned writes has changed.
@@ -145,45 +146,35 @@ pub struct ClassificationCache {
 const ENTRY_OVERHEAD_BYTES: usize = 512;
 
 impl ClassificationCache {
-    /// Finds or analyses `sql`.
+    /// Finds or analyses `sql`. Texts that differ only in literals share one entry.
     pub fn find(&mut self, sql: &[u8]) -> (Arc<CachedText>, CacheOutcome) {
         if sql.len() > CLASSIFY_TEXT_BYTES {
             return (Arc::new(CachedText::new(sql, &[])), CacheOutcome::Miss);
         }
-        if let Some(found) = self.lookup(sql) {
-            return (found, CacheOutcome::Raw);
-        }
         let mut scratch = std::mem::take(&mut self.scratch);
-        scratch.clear();
         let found = match normalise(sql, &mut scratch) {
-            Normalised::Literals => self.find_normalised(sql, &scratch),
-            Normalised::AsIs => {
-                let text = Arc::new(CachedText::new(sql, sql));
-                self.insert(sql, &text);
-                (text, CacheOutcome::Miss)
+            Normalised::Literals => {
+                // A text has no NUL, so a normalised one cannot be mistaken for one as it came.
+                scratch.push(0);
+                self.find_key(sql, &scratch, CacheOutcome::Normalised)
             }
+            Normalised::AsIs => self.find_key(sql, sql, CacheOutcome::Raw),
         };
         self.scratch = scratch;
         found
     }
 
-    /// Texts that differ only in literals share one entry. The bytes themselves are remembered too,
-    /// since a prepared or parameterless text comes again letter by letter.
-    fn find_normalised(
+    fn find_key(
         &mut self,
         sql: &[u8],
-        normalised: &[u8],
+        key: &[u8],
+        outcome: CacheOutcome,
     ) -> (Arc<CachedText>, CacheOutcome) {
-        // A text has no NUL, so the normalised ones cannot be mistaken for raw ones.
-        let mut key = normalised.to_vec();
-        key.push(0);
-        if let Some(found) = self.lookup(&key) {
-            // Remembering every variant of a text would push other texts out.
-            return (found, CacheOutcome::Normalised);
+        if let Some(found) = self.lookup(key) {
+            return (found, outcome);
         }
-        let text = Arc::new(CachedText::new(sql, normalised));
-        self.insert(&key, &text);
-        self.insert(sql, &text);
+        let text = Arc::new(CachedText::new(sql, key));
+        self.insert(key, &text);
         (text, CacheOutcome::Miss)
     }
 

@@ -1,5 +1,7 @@
 //! One cache key for texts that differ only in literals.
 
+mod plain;
+
 use super::hint;
 use super::lexer::{Kind, Lexer, Span};
 use crate::limits::CLASSIFY_TEXT_BYTES;
@@ -31,6 +33,10 @@ pub fn normalise(sql: &[u8], out: &mut Vec<u8>) -> Normalised {
         return Normalised::AsIs;
     }
     out.reserve(sql.len());
+    if plain::normalise(sql, out).is_some() {
+        return Normalised::Literals;
+    }
+    out.clear();
     match Writer::new(sql, out).run() {
         Some(()) => Normalised::Literals,
         None => Normalised::AsIs,

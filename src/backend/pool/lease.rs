@@ -6,7 +6,33 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::queue::Pool;
+use super::{CheckoutError, Preference};
 use crate::backend::connection::{BackendConnection, WorkerId};
+use crate::backend::startup::StartupParameters;
+use crate::config::Secret;
+
+/// One pool, for a session that comes back to it: saves looking it up by its names.
+#[derive(Debug, Clone)]
+pub struct PoolHandle(Arc<Pool>);
+
+impl PoolHandle {
+    /// Like [`Pools::checkout`](super::Pools::checkout) for this pool's node, database and user.
+    ///
+    /// # Errors
+    /// When none becomes free in time, opening fails, or a bound is reached.
+    ///
+    /// # Cancel safety
+    /// As [`Pools::checkout`](super::Pools::checkout).
+    pub async fn checkout(
+        &self,
+        startup: &Arc<StartupParameters>,
+        password: &Secret,
+        preference: Preference,
+        now: Instant,
+    ) -> Result<Lease, CheckoutError> {
+        self.0.checkout(startup, password, preference, now).await
+    }
+}
 
 /// The use of one connection. Dropping it closes the socket and frees the place in the pool.
 #[must_use = "dropping a lease closes its connection"]
@@ -44,6 +70,11 @@ impl Lease {
         let Self { connection, place } = self;
         place.forget();
         connection
+    }
+
+    /// The pool that it is from.
+    pub fn pool(&self) -> PoolHandle {
+        PoolHandle(Arc::clone(&self.place.pool))
     }
 
     /// Returns the connection to its pool. Only for a connection that is ready for the next

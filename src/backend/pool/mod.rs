@@ -29,7 +29,7 @@ use crate::config::{ClusterConfig, Secret};
 use crate::core::snapshot::NodeId;
 use crate::metrics::{ClusterMetrics, PoolState};
 
-pub use lease::Lease;
+pub use lease::{Lease, PoolHandle};
 use node::NodePools;
 
 /// What a checkout asks for.

@@ -12,6 +12,7 @@ use crate::backend::cancel::CancelTarget;
 use crate::backend::error::{ConnectError, ConnectFault};
 use crate::backend::pool::{CheckoutError, Lease, Preference};
 use crate::backend::state::AppliedSettings;
+use crate::core::policy::Balance;
 use crate::core::retry::{AfterError, NamesRecovery, after_replica_error};
 use crate::core::router::{
     Decision, NoRoute, NodeSet, Patience, Route, RouteReason, RouteRequest, RouteWorld, Target,
@@ -183,6 +184,7 @@ impl Session {
         let mut waited = Waited::No;
         loop {
             self.cluster.shared.loads(&mut self.loads);
+            self.picks = self.picks.wrapping_add(1);
             let decision = match waited {
                 Waited::No => self.decide(request, arrived, patience),
                 Waited::Yes => self.decide(request, now(), patience).after_waiting(),
@@ -221,7 +223,7 @@ impl Session {
             consistency: &self.policies.consistency,
             loads: &self.loads,
             now: at,
-            pick: rand::random(),
+            pick: self.pick(),
         };
         route(request, &world, patience)
     }
@@ -247,6 +249,18 @@ impl Session {
         tokio::time::timeout_at(until.into(), ready).await.is_ok()
     }
 
+    /// A counter for balancing in turn; else the counter's bits mixed, which is random enough to
+    /// spread load.
+    fn pick(&self) -> u64 {
+        match self.policies.routing.balance {
+            Balance::RoundRobin => self.picks,
+            Balance::LeastLoaded | Balance::Random => {
+                let mixed = self.picks.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+                mixed ^ (mixed >> 32)
+            }
+        }
+    }
+
     fn note_displaced(&self, request: &RouteRequest, route: Route) {
         if request.target == Target::Read && route.role == NodeRole::Primary {
             self.cluster.metrics.count_displaced(route.reason);
@@ -267,16 +281,29 @@ impl Session {
         route: Route,
         incarnation: Option<Incarnation>,
     ) -> Result<Box<Link>, CheckoutError> {
+        let at = now();
         self.key.node = route.node;
         let recent = self.recent.iter().find(|recent| recent.node == route.node);
         let preference = Preference {
             last: recent.map(|recent| recent.connection),
             worker: self.worker.id,
         };
-        let pools = &self.cluster.pools;
-        let lease = pools
-            .checkout(&self.key, &self.user.password, preference, now())
-            .await?;
+        let password = &self.user.password;
+        let lease = match recent {
+            Some(recent) => {
+                let startup = &self.key.startup;
+                recent
+                    .pool
+                    .checkout(startup, password, preference, at)
+                    .await?
+            }
+            None => {
+                self.cluster
+                    .pools
+                    .checkout(&self.key, password, preference, at)
+                    .await?
+            }
+        };
         let under_way = self.cluster.shared.under_way(route.node);
         Ok(Box::new(Link::new(lease, route, incarnation, under_way)))
     }
@@ -413,6 +440,7 @@ impl Session {
         }
         let target = Arc::new(CancelTarget::from(&**lease));
         self.recent.push(Recent {
+            pool: lease.pool(),
             node: lease.node,
             connection: lease.id,
             target: Arc::clone(&target),

@@ -31,7 +31,7 @@ use tokio::sync::watch;
 
 use crate::backend::cancel::CancelTarget;
 use crate::backend::connection::{ConnectionId, WorkerId};
-use crate::backend::pool::PoolKey;
+use crate::backend::pool::{PoolHandle, PoolKey};
 use crate::backend::startup::StartupParameters;
 use crate::config::{Policies, UserConfig};
 use crate::core::snapshot::NodeId;
@@ -135,6 +135,8 @@ pub struct Session {
     /// The connection used last on each node, and how to cancel what runs there.
     recent: Vec<Recent>,
     loads: Vec<u32>,
+    /// Decides between equal replicas.
+    picks: u64,
     /// Settings of the startup packet, until the greeting has checked them.
     startup_settings: Vec<(String, String)>,
 }
@@ -145,6 +147,7 @@ struct Recent {
     node: NodeId,
     connection: ConnectionId,
     target: Arc<CancelTarget>,
+    pool: PoolHandle,
 }
 
 /// Whether messages are skipped because of an error that pgweir raised in a batch.
@@ -208,6 +211,7 @@ impl Session {
             skipping: Skipping::No,
             recent: Vec::new(),
             loads: Vec::new(),
+            picks: rand::random(),
             startup_settings: parts.settings,
         }
     }

@@ -69,12 +69,18 @@ pub(super) fn normalise(sql: &[u8], out: &mut Vec<u8>) -> Option<()> {
 
 fn skip_space(sql: &[u8], at: usize) -> usize {
     let rest = sql.get(at..).unwrap_or_default();
-    at + rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r')).count()
+    at + rest
+        .iter()
+        .take_while(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r'))
+        .count()
 }
 
 fn word_end(sql: &[u8], at: usize) -> usize {
     let rest = sql.get(at..).unwrap_or_default();
-    at + rest.iter().take_while(|byte| byte.is_ascii_alphanumeric() || **byte == b'_').count()
+    at + rest
+        .iter()
+        .take_while(|byte| byte.is_ascii_alphanumeric() || **byte == b'_')
+        .count()
 }
 
 fn digits_end(sql: &[u8], at: usize) -> usize {
@@ -148,20 +154,47 @@ mod tests {
     #[test]
     fn plain_texts_take_the_short_way() {
         for (sql, expected) in [
-            ("SELECT abalance FROM t WHERE aid = 42;", "select abalance from t where aid = \x02"),
-            ("select  a.b,\n c from t where n='bob' and x<$1 ", "select a.b, c from t where n=\x01 and x<\x03"),
+            (
+                "SELECT abalance FROM t WHERE aid = 42;",
+                "select abalance from t where aid = \x02",
+            ),
+            (
+                "select  a.b,\n c from t where n='bob' and x<$1 ",
+                "select a.b, c from t where n=\x01 and x<\x03",
+            ),
         ] {
-            assert_eq!(fast(sql.as_bytes()).as_deref(), Some(expected.as_bytes()), "{sql}");
-            assert_eq!(super::super::normalise(sql.as_bytes(), &mut Vec::new()), Normalised::Literals);
+            assert_eq!(
+                fast(sql.as_bytes()).as_deref(),
+                Some(expected.as_bytes()),
+                "{sql}"
+            );
+            assert_eq!(
+                super::super::normalise(sql.as_bytes(), &mut Vec::new()),
+                Normalised::Literals
+            );
         }
     }
 
     #[test]
     fn doubtful_texts_do_not() {
         for sql in [
-            "select E'x'", "select 'a''b'", "select 1.5", "select 1e3", "select 'a' 'b'", "select 1 -- c",
-            "select /* c */ 1", "select 1; select 2", "select $$x$$", "select \"a\"", "set x = 1",
-            "select current_setting('x')", "select 1, 2", "select a$1", "select é", "", "select 'open",
+            "select E'x'",
+            "select 'a''b'",
+            "select 1.5",
+            "select 1e3",
+            "select 'a' 'b'",
+            "select 1 -- c",
+            "select /* c */ 1",
+            "select 1; select 2",
+            "select $$x$$",
+            "select \"a\"",
+            "set x = 1",
+            "select current_setting('x')",
+            "select 1, 2",
+            "select a$1",
+            "select é",
+            "",
+            "select 'open",
         ] {
             assert_eq!(fast(sql.as_bytes()), None, "{sql}");
         }

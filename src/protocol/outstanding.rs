@@ -108,14 +108,27 @@ impl OutstandingReplies {
 
     /// Removes the reply at the head if pgweir gives it itself.
     pub fn pop_own(&mut self) -> Option<Own> {
-        match self.queue.pop_front() {
-            Some(Expected::Synthesize(bytes)) => Some(Own::Bytes(bytes)),
-            Some(Expected::AlreadyParsed(id)) => Some(Own::Parsed(id)),
-            Some(other) => {
-                self.queue.push_front(other);
-                None
-            }
-            None => None,
+        // Looked at once a message, so nothing is moved unless there is something to give.
+        match self.queue.front()? {
+            Expected::Synthesize(_) | Expected::AlreadyParsed(_) => {}
+            Expected::Parsed(..)
+            | Expected::Bound
+            | Expected::Closed(_)
+            | Expected::Described
+            | Expected::Executed
+            | Expected::Synced
+            | Expected::Query(_) => return None,
+        }
+        match self.queue.pop_front()? {
+            Expected::Synthesize(bytes) => Some(Own::Bytes(bytes)),
+            Expected::AlreadyParsed(id) => Some(Own::Parsed(id)),
+            Expected::Parsed(..)
+            | Expected::Bound
+            | Expected::Closed(_)
+            | Expected::Described
+            | Expected::Executed
+            | Expected::Synced
+            | Expected::Query(_) => None,
         }
     }
 

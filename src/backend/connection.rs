@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use crate::backend::startup::StartupParameters;
@@ -77,6 +78,11 @@ impl BackendConnection {
     /// sent nothing but notices and `ParameterStatus`. Costs no system call unless the runtime has
     /// seen the socket become readable.
     pub(crate) fn is_usable(&mut self) -> bool {
+        // Asked at every checkout, and almost always answered here, without a buffer.
+        let readable = self.stream.try_io(Interest::READABLE, || Ok(()));
+        if readable.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+            return true;
+        }
         let mut bytes = [0; UNSOLICITED_BYTES];
         let read = self.stream.try_read(&mut bytes);
         self.accept_unsolicited(&bytes, read)

@@ -111,14 +111,18 @@ impl State {
     ) -> Option<Box<BackendConnection>> {
         let (mut own, mut any) = (None, None);
         for (at, idle) in self.idle.iter().enumerate().rev() {
-            if *idle.startup != *startup {
+            let is_last = Some(idle.id) == preference.last;
+            let is_own = idle.worker == preference.worker;
+            // Parameters are compared only where it matters: most candidates are no improvement.
+            let improves = is_last || any.is_none() || (is_own && own.is_none());
+            if !improves || *idle.startup != *startup {
                 continue;
             }
-            if Some(idle.id) == preference.last {
+            if is_last {
                 return Some(self.idle.remove(at));
             }
             any = any.or(Some(at));
-            if idle.worker == preference.worker {
+            if is_own {
                 own = own.or(Some(at));
                 if preference.last.is_none() {
                     break;

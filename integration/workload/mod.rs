@@ -9,7 +9,7 @@ use pgweir::sandbox::LocalCluster;
 use rand::random_range;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, SimpleQueryMessage, Statement};
+use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow, Statement};
 
 use super::harness::{LIMIT, Proxy};
 
@@ -126,11 +126,9 @@ impl Session {
     /// Where its last statement went.
     pub(crate) async fn last_route(&self) -> String {
         let shown = self.client.simple_query("SHOW pgweir.last_route").await;
-        let route = shown.unwrap().iter().find_map(|message| match message {
-            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
-            _ => None,
-        });
-        route.unwrap()
+        let shown = shown.unwrap();
+        let route = rows_of(&shown).next().unwrap().get(0);
+        route.unwrap().to_owned()
     }
 
     /// What it has found so far.
@@ -251,12 +249,9 @@ impl Session {
     ) -> Result<Vec<(i64, i64)>, tokio_postgres::Error> {
         let text = request.with_literals(arguments);
         let messages = self.client.simple_query(&text).await?;
-        let rows = messages.iter().filter_map(|message| match message {
-            SimpleQueryMessage::Row(row) => {
-                let number = |column: usize| row.get(column).unwrap().parse().unwrap();
-                Some((number(0), number(1)))
-            }
-            _ => None,
+        let rows = rows_of(&messages).map(|row| {
+            let number = |column: usize| row.get(column).unwrap().parse().unwrap();
+            (number(0), number(1))
         });
         Ok(rows.collect())
     }
@@ -278,6 +273,16 @@ impl Session {
         };
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
+}
+
+fn rows_of(messages: &[SimpleQueryMessage]) -> impl Iterator<Item = &SimpleQueryRow> {
+    messages.iter().filter_map(|message| {
+        if let SimpleQueryMessage::Row(row) = message {
+            Some(row)
+        } else {
+            None
+        }
+    })
 }
 
 /// Counts up on the primary, past the proxy, until aborted: the single writer of the counter.

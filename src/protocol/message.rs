@@ -118,7 +118,7 @@ mod tests {
     fn a_written_message_is_framed() {
         let mut out = Vec::new();
         write_message(&mut out, b'Q', |body| {
-            write_string(body, b"SELECT 1\0ignored")
+            write_string(body, b"SELECT 1\0ignored");
         });
         assert_eq!(out, b"Q\0\0\0\x0dSELECT 1\0");
     }

@@ -17,7 +17,9 @@ fn error(code: &str, text: &str) -> Vec<u8> {
 /// Feeds `bytes` in chunks and returns what the client gets.
 fn relay(expected: Vec<Expected>, bytes: &[u8], chunk: usize) -> (Vec<u8>, ReplyScanner) {
     let mut replies = OutstandingReplies::default();
-    expected.into_iter().for_each(|reply| replies.push(reply));
+    for reply in expected {
+        replies.push(reply);
+    }
     let mut scanner = ReplyScanner::default();
     scanner.begin(Hold::Released);
     let (mut buffer, mut client) = (Vec::new(), Vec::new());

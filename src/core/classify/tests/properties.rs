@@ -129,15 +129,18 @@ fn with_other_literals(sql: &str, number: u32, string: &str) -> String {
         let after_word = out.ends_with(|c: char| c.is_alphanumeric() || "_$&.\"'".contains(c));
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
         if first == '\'' && !after_word {
-            let end = rest[1..].find('\'').map_or(rest.len(), |at| at + 2);
-            out.push_str(&format!("'{string}'"));
-            rest = &rest[end..];
+            let end = rest
+                .match_indices('\'')
+                .nth(1)
+                .map_or(rest.len(), |(at, _)| at + 1);
+            out.extend(["'", string, "'"]);
+            rest = rest.split_at(end).1;
         } else if digits > 0 && !after_word {
             out.push_str(&number.to_string());
-            rest = &rest[digits..];
+            rest = rest.split_at(digits).1;
         } else {
             out.push(first);
-            rest = &rest[first.len_utf8()..];
+            rest = rest.split_at(first.len_utf8()).1;
         }
     }
     out

@@ -55,6 +55,10 @@ pub const READ_ATTEMPTS: usize = 3;
 
 /// How long a client that is told why its session ends may take to read it.
 pub const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long the cancel request may take for what a vanished client has left running.
+pub const ABANDONED_CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// SCRAM verifiers derived at once, each on a blocking thread; one takes a few milliseconds of CPU.
 pub const SCRAM_DERIVATIONS: usize = 2;
 

@@ -12,7 +12,9 @@
 
 pub mod http;
 pub mod metrics;
+pub mod parity;
 pub mod proxy;
+pub mod wire;
 pub mod yaml;
 
 use std::fmt::Debug;

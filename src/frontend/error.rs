@@ -111,6 +111,12 @@ pub enum ProxyError {
         /// Which values there are.
         allowed: Cow<'static, str>,
     },
+    /// A prepared statement has this name already: `42P05`.
+    #[error("prepared statement \"{name}\" already exists")]
+    DuplicateStatement {
+        /// The name that the client gave.
+        name: String,
+    },
     /// There is no such `pgweir.` setting: `42704`.
     #[error("unrecognized configuration parameter \"{name}\"")]
     UnknownSetting {
@@ -189,6 +195,7 @@ impl ProxyError {
             Self::TransactionLost => "40001",
             Self::InvalidSetting { .. } => "22023",
             Self::UnknownSetting { .. } => "42704",
+            Self::DuplicateStatement { .. } => "42P05",
             Self::ReadOnlySetting { .. } => "55P02",
             Self::InFailedTransaction => "25P02",
             Self::InvalidEncoding { .. } => "22021",
@@ -227,6 +234,7 @@ impl ProxyError {
             | Self::TransactionLost
             | Self::InvalidSetting { .. }
             | Self::UnknownSetting { .. }
+            | Self::DuplicateStatement { .. }
             | Self::ReadOnlySetting { .. }
             | Self::InFailedTransaction => Severity::Error,
         }
@@ -254,6 +262,7 @@ impl ProxyError {
             | Self::TransactionLost
             | Self::InvalidSetting { .. }
             | Self::UnknownSetting { .. }
+            | Self::DuplicateStatement { .. }
             | Self::ReadOnlySetting { .. }
             | Self::InFailedTransaction
             | Self::InvalidEncoding { .. }
@@ -288,6 +297,7 @@ impl ProxyError {
             | Self::AuthenticationTimeout
             | Self::UnknownDatabase { .. }
             | Self::UnknownSetting { .. }
+            | Self::DuplicateStatement { .. }
             | Self::ReadOnlySetting { .. }
             | Self::InFailedTransaction
             | Self::InvalidEncoding { .. }

@@ -77,7 +77,7 @@ impl OutstandingReplies {
     /// Notes that a message with this reply has been written.
     pub fn push(&mut self, expected: Expected) {
         match (self.mode, &expected) {
-            (Mode::Skipping, Expected::Synced | Expected::Query(_)) => {
+            (Mode::Skipping, Expected::Synced) => {
                 self.mode = Mode::Normal;
                 self.queue.push_back(expected);
             }
@@ -137,20 +137,18 @@ impl OutstandingReplies {
         self.mode == Mode::Skipping
     }
 
-    /// An error came in the extended protocol: removes what the node skips and calls `unparsed` for
-    /// every named statement whose Parse was not answered.
-    pub fn fail(&mut self, mut unparsed: impl FnMut(u64)) {
+    /// An error came in the extended protocol: removes what the node skips and shows it to `lost`.
+    pub fn fail(&mut self, mut lost: impl FnMut(&Expected)) {
         while let Some(head) = self.queue.front() {
             match head {
                 Expected::Synced | Expected::Query(_) => return,
-                Expected::Parsed(_, Some(id)) => unparsed(*id),
-                Expected::Parsed(_, None)
+                Expected::Parsed(..)
                 | Expected::Bound
                 | Expected::Closed(_)
                 | Expected::Described
                 | Expected::Executed
                 | Expected::Synthesize(_)
-                | Expected::AlreadyParsed(_) => {}
+                | Expected::AlreadyParsed(_) => lost(head),
             }
             self.queue.pop_front();
         }
@@ -159,8 +157,11 @@ impl OutstandingReplies {
 
     /// COPY IN has begun in the extended protocol: the node ignores the Syncs that were sent before
     /// the data (`CopyGetData`, `src/backend/commands/copyfromparse.c`), so none of them is answered.
-    pub fn copy_in_began(&mut self) {
+    /// Says how many these were.
+    pub fn copy_in_began(&mut self) -> usize {
+        let before = self.queue.len();
         self.queue.retain(|expected| *expected != Expected::Synced);
+        before - self.queue.len()
     }
 
     /// Statement numbers whose Parse has been sent and not been answered.
@@ -184,8 +185,9 @@ mod tests {
         replies.push(Expected::Synced);
         replies.push(Expected::Parsed(Disposition::Forward, Some(8)));
         let mut lost = Vec::new();
-        replies.fail(|id| lost.push(id));
-        assert_eq!(lost, [7]);
+        replies.fail(|expected| lost.push(expected.clone()));
+        let parse = Expected::Parsed(Disposition::Forward, Some(7));
+        assert_eq!(lost, [parse, Expected::Bound, Expected::Executed]);
         assert_eq!(replies.head(), Some(&Expected::Synced));
         assert!(!replies.is_skipping());
         assert!(replies.is_parsing(8));

@@ -44,6 +44,12 @@ impl Outcome {
     pub const OWN_QUERY_FAILED: Self = Self(64);
     /// `PREPARE TRANSACTION`.
     pub const PREPARED: Self = Self(128);
+    /// A Sync that was sent before COPY data, and that the node has ignored.
+    pub const SYNC_IGNORED: Self = Self(256);
+    /// A Parse of the unnamed statement that failed or was skipped.
+    pub const UNNAMED_LOST: Self = Self(512);
+    /// A Close of pgweir's own that was skipped: the statement is still there.
+    pub const CLOSE_LOST: Self = Self(1024);
 
     /// Adds `other`.
     pub fn add(&mut self, other: Self) {
@@ -300,8 +306,8 @@ impl ReplyScanner {
                 Some(Expected::Executed | Expected::Query(_)),
             ) => {
                 self.has_result = ResultSeen::Yes;
-                if tag == tag::COPY_IN {
-                    replies.copy_in_began();
+                if tag == tag::COPY_IN && replies.copy_in_began() > 0 {
+                    self.outcome.add(Outcome::SYNC_IGNORED);
                 }
                 forward
             }
@@ -326,8 +332,20 @@ impl ReplyScanner {
             }
             _ => {
                 self.outcome.add(Outcome::ERROR);
-                let unparsed = &mut self.unparsed;
-                replies.fail(|id| unparsed.push(id));
+                let (unparsed, outcome) = (&mut self.unparsed, &mut self.outcome);
+                replies.fail(|lost| match lost {
+                    Expected::Parsed(_, Some(id)) => unparsed.push(*id),
+                    Expected::Parsed(_, None) => outcome.add(Outcome::UNNAMED_LOST),
+                    Expected::Closed(Disposition::Discard) => outcome.add(Outcome::CLOSE_LOST),
+                    Expected::Closed(Disposition::Forward)
+                    | Expected::Bound
+                    | Expected::Described
+                    | Expected::Executed
+                    | Expected::Synced
+                    | Expected::Query(_)
+                    | Expected::Synthesize(_)
+                    | Expected::AlreadyParsed(_) => {}
+                });
                 Disposition::Forward
             }
         }

@@ -71,7 +71,12 @@ pub fn find_segment(
         // messages before it are sent on and stay open.
         let alone = matches!(
             end,
-            Some(SegmentEnd::Query | SegmentEnd::FunctionCall | SegmentEnd::Terminate)
+            Some(
+                SegmentEnd::Query
+                    | SegmentEnd::FunctionCall
+                    | SegmentEnd::Terminate
+                    | SegmentEnd::StrayCopy
+            )
         );
         if alone && *walked > 0 {
             return Ok(Segment::Whole(std::mem::take(walked), SegmentEnd::Flush));
@@ -131,6 +136,16 @@ mod tests {
     fn a_query_behind_an_open_batch_is_a_segment_of_its_own() {
         let bytes = [EXECUTE, QUERY].concat();
         assert_eq!(find(&bytes), Ok(Segment::Whole(10, SegmentEnd::Flush)));
+    }
+
+    #[test]
+    fn copy_data_behind_an_open_batch_waits_until_the_batch_has_been_sent() {
+        let bytes = [EXECUTE, b"d\0\0\0\x05x"].concat();
+        assert_eq!(find(&bytes), Ok(Segment::Whole(10, SegmentEnd::Flush)));
+        assert_eq!(
+            find(&bytes[10..]),
+            Ok(Segment::Whole(6, SegmentEnd::StrayCopy))
+        );
     }
 
     #[test]

@@ -82,6 +82,7 @@ impl Session {
             count: 0,
             misrouted: None,
         };
+        let unnamed = self.state.unnamed.clone();
         loop {
             match self.attempt(plan, &mut extent, &mut attempts).await {
                 Ok(Attempted::Done(link)) => {
@@ -91,7 +92,7 @@ impl Session {
                     }
                     return self.settle(link, plan, extent);
                 }
-                Ok(Attempted::Again) => {}
+                Ok(Attempted::Again) => self.state.restore(unnamed.clone()),
                 Err(Failure::Refused(error)) => return self.refuse(&error, extent).await,
                 Err(Failure::Session(end)) => return Err(end),
             }

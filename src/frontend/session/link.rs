@@ -15,6 +15,7 @@ use std::time::Instant;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 
+use super::settle::Batch;
 use crate::backend::pool::Lease;
 use crate::core::router::Route;
 use crate::core::snapshot::Incarnation;
@@ -49,6 +50,8 @@ pub(super) struct Link {
     pub(super) passing: usize,
     /// What ends when the last of these bytes has been passed.
     pub(super) ends_with: Option<SegmentEnd>,
+    /// Whether the node waits for the Sync of what it has answered.
+    pub(super) batch: Batch,
     /// Whether anything of the current segment has reached the client.
     pub(super) progress: Progress,
     trust: Trust,
@@ -221,6 +224,7 @@ impl Link {
             copy: Copy::Idle,
             passing: 0,
             ends_with: None,
+            batch: Batch::Closed,
             progress: Progress::Untouched,
             trust: Trust::Clean,
             from_server: Buffer::default(),
@@ -299,7 +303,7 @@ impl Link {
                 return Poll::Ready(Ok(Pause::Answered));
             }
             let heard = self.poll_client(context, client)?;
-            let ready = until == Until::Input || self.copy == Copy::In;
+            let ready = until == Until::Input || self.copy == Copy::In || self.passing > 0;
             if ready && heard && self.to_server.len() < crate::limits::PENDING_BYTES {
                 return Poll::Ready(Ok(Pause::Input));
             }
@@ -400,6 +404,8 @@ impl Link {
                 Stop::CopyIn => {
                     self.copy = Copy::In;
                     self.scanner.hold = Hold::Released;
+                    // The data may have come with the statement.
+                    return Ok((true, Some(Pause::Input)));
                 }
                 Stop::NeedMore => {}
             }
@@ -434,7 +440,9 @@ impl Link {
             return false;
         }
         if self.scanner.hold == Hold::UntilResult {
-            if !self.scanner.has_result() && !self.from_server.is_full() {
+            // A batch with a Flush may have no result.
+            let more_comes = !self.replies.is_empty() && !self.from_server.is_full();
+            if !self.scanner.has_result() && more_comes {
                 return false;
             }
             self.scanner.hold = Hold::Released;

@@ -34,6 +34,9 @@ impl Session {
         if self.must_hold(whole) {
             return self.read_more().await;
         }
+        if let (0, Some(length)) = (whole, self.copy_message()) {
+            return self.drop_stray(length).await;
+        }
         let arrived = now();
         let mut link = match self.link.take() {
             Some(link) if link.route.role == NodeRole::Replica => {
@@ -73,6 +76,28 @@ impl Session {
             return false;
         }
         true
+    }
+
+    /// The length of the COPY message that comes next; `None` if another message comes.
+    fn copy_message(&self) -> Option<usize> {
+        let header = FrameHeader::parse(self.inbound.filled(), self.max_message_bytes);
+        let header = header.ok().flatten()?;
+        matches!(header.tag, tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL)
+            .then(|| header.total())
+    }
+
+    /// Drops a message whose COPY has ended, as it comes.
+    async fn drop_stray(&mut self, mut length: usize) -> Result<(), SessionEnd> {
+        self.walked = 0;
+        loop {
+            let here = length.min(self.inbound.filled().len());
+            self.inbound.consume(here);
+            length -= here;
+            if length == 0 {
+                return Ok(());
+            }
+            self.read_more().await?;
+        }
     }
 
     async fn open_primary(&mut self, arrived: std::time::Instant) -> Result<Box<Link>, SessionEnd> {
@@ -234,8 +259,9 @@ impl Session {
     /// Sends COPY data on; the node waits for it.
     pub(super) fn feed_copy(&mut self, link: &mut Link) -> Result<(), SessionEnd> {
         self.make_room();
-        while link.copy == super::link::Copy::In {
-            if !self.pass(link) {
+        while link.copy == super::link::Copy::In || link.passing > 0 {
+            // The node waits for the rest of a message also when the COPY has failed meanwhile.
+            if !self.pass(link) || link.copy == super::link::Copy::Idle {
                 return Ok(());
             }
             let header = FrameHeader::parse(self.inbound.filled(), self.max_message_bytes)
@@ -269,8 +295,9 @@ impl Session {
     ) -> Result<bool, SessionEnd> {
         let is_data = header.tag == tag::COPY_DATA;
         if link.copy == super::link::Copy::Idle {
-            // Data after the COPY has failed: the node would ignore it.
-            return Ok(self.skip_copy_message(header));
+            // Data after the COPY has failed: the node ignores it.
+            link.passing = header.total();
+            return Ok(self.pass(link));
         }
         if !is_data && self.inbound.filled().len() < header.total() {
             if header.total() > SEGMENT_BYTES {
@@ -282,20 +309,18 @@ impl Session {
             return Ok(false);
         }
         link.passing = header.total();
+        let passed = self.pass(link);
         if !is_data {
             link.copy = super::link::Copy::Idle;
+            // In the extended protocol the node would keep its answer until the Sync, which the
+            // client may not have sent yet.
+            if link.replies.head() == Some(&Expected::Executed) {
+                link.to_server
+                    .writer()
+                    .extend_from_slice(&[tag::FLUSH, 0, 0, 0, 4]);
+            }
         }
-        Ok(self.pass(link))
-    }
-
-    fn skip_copy_message(&mut self, header: FrameHeader) -> bool {
-        let whole = self.inbound.filled().len() >= header.total();
-        if whole {
-            self.inbound.consume(header.total());
-        } else {
-            self.make_room();
-        }
-        whole
+        Ok(passed)
     }
 }
 

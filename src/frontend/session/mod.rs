@@ -43,8 +43,10 @@ use crate::frontend::classification::{
 };
 use crate::frontend::cluster::ServedCluster;
 use crate::frontend::error::{Limit, ProxyError};
-use crate::limits::{FAREWELL_TIMEOUT, SEGMENT_BYTES};
+use crate::limits::{ABANDONED_CANCEL_TIMEOUT, FAREWELL_TIMEOUT, SEGMENT_BYTES};
 use crate::protocol::backend::{TransactionStatus, tag};
+use crate::protocol::frame::FrameHeader;
+use crate::protocol::frontend::tag::TERMINATE;
 use crate::protocol::message::write_message;
 use crate::protocol::segment::{InvalidSegment, Segment, find_segment};
 use crate::published::Published;
@@ -164,6 +166,8 @@ enum SessionEnd {
     Closed,
     /// The client is told why.
     Fatal(ProxyError),
+    /// The client has gone while this was running.
+    Abandoned(CancelTarget),
     /// The client has been told by the node.
     Told,
     /// The client gets a node's own `ErrorResponse` with this body.
@@ -225,6 +229,13 @@ impl Session {
         tracing::debug!(user = self.user.name, end = ?end, "session ended");
         let farewell = match end {
             SessionEnd::Closed | SessionEnd::Told => return,
+            SessionEnd::Abandoned(target) => {
+                if let Err(error) = target.cancel(now() + ABANDONED_CANCEL_TIMEOUT).await {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "cancelling for a client that has gone");
+                }
+                return;
+            }
             SessionEnd::Fatal(error) => error.fatal_response(),
             SessionEnd::Refused(body) => {
                 let mut out = Vec::new();
@@ -334,7 +345,7 @@ impl Session {
     fn lost(&mut self, link: &Link, error: &LinkError) -> SessionEnd {
         self.registration.set_target(None);
         match error {
-            LinkError::ClientGone | LinkError::Client(_) => SessionEnd::Closed,
+            LinkError::ClientGone | LinkError::Client(_) => self.left_alone(link),
             LinkError::Server(_) | LinkError::Protocol(_) => {
                 tracing::warn!(
                     node = %self.node_name(link.route.node),
@@ -344,6 +355,17 @@ impl Session {
                 link.end_of_session(self.block.as_deref(), self.pin)
             }
         }
+    }
+
+    /// The client has gone: what runs for it is not needed any more, unless it said goodbye behind
+    /// its last statement.
+    fn left_alone(&self, link: &Link) -> SessionEnd {
+        let next = FrameHeader::parse(self.inbound.filled(), self.max_message_bytes);
+        let said_goodbye = matches!(next, Ok(Some(header)) if header.tag == TERMINATE);
+        if link.replies.is_empty() || said_goodbye {
+            return SessionEnd::Closed;
+        }
+        SessionEnd::Abandoned(CancelTarget::from(&*link.lease))
     }
 
     fn node_name(&self, node: NodeId) -> Arc<str> {

@@ -8,6 +8,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::link::{ClientSide, Link, LinkError, Pause, Until};
 use super::plan::{Needs, Plan};
+use super::settle::Batch;
 use super::translate::{Destination, NodeStatements, Translation};
 use super::{Session, SessionEnd, SessionTexts, Skipping, now, own};
 use crate::core::router::RouteReason;
@@ -17,6 +18,7 @@ use crate::core::statement::{ProxyStatement, SessionEffect, TransactionControl};
 use crate::frontend::buffers::BufferSize;
 use crate::frontend::error::{ProxyError, Severity};
 use crate::protocol::backend::TransactionStatus;
+use crate::protocol::frame::HEADER_BYTES;
 use crate::protocol::frontend::tag;
 use crate::protocol::outstanding::{OutstandingReplies, Own};
 use crate::protocol::replies::Hold;
@@ -53,6 +55,10 @@ impl Session {
         if self.skipping == Skipping::UntilSync && self.skip(extent).await? {
             return Ok(());
         }
+        let Some(extent) = self.skip_with_node(extent) else {
+            return Ok(());
+        };
+        let length = extent.length;
         if self.link.is_none() {
             self.follow_reload();
         }
@@ -60,7 +66,12 @@ impl Session {
             Ok(plan) => plan,
             Err(error) => return self.refuse(&error, extent).await,
         };
-        if plan.needs == Needs::Nothing && self.link.as_ref().is_none_or(|link| link.is_quiet()) {
+        let node_waits = |link: &Link| {
+            let for_sync = link.batch == Batch::Open && extent.end == SegmentEnd::Sync;
+            for_sync || !link.is_quiet()
+        };
+        let is_held = self.link.as_deref().is_some_and(node_waits);
+        if plan.needs == Needs::Nothing && !is_held {
             return self.answer_own(&plan, extent).await;
         }
         match self.link.take() {
@@ -83,15 +94,30 @@ impl Session {
                 self.write_client(&own::ready(self.status())).await?;
                 Ok(true)
             }
-            SegmentEnd::Flush => {
+            SegmentEnd::Flush | SegmentEnd::Query | SegmentEnd::FunctionCall => {
                 self.inbound.consume(extent.length);
                 Ok(true)
             }
-            SegmentEnd::Query
-            | SegmentEnd::FunctionCall
-            | SegmentEnd::Terminate
-            | SegmentEnd::StrayCopy => Ok(false),
+            SegmentEnd::Terminate | SegmentEnd::StrayCopy => Ok(false),
         }
+    }
+
+    /// While the node skips messages because of an error, only the Sync is left of a segment.
+    fn skip_with_node(&mut self, extent: Extent) -> Option<Extent> {
+        let skips = |link: &Link| link.replies.is_skipping();
+        if !self.link.as_deref().is_some_and(skips) {
+            return Some(extent);
+        }
+        if extent.end != SegmentEnd::Sync {
+            self.inbound.consume(extent.length);
+            return None;
+        }
+        self.inbound
+            .consume(extent.length.saturating_sub(HEADER_BYTES));
+        Some(Extent {
+            length: HEADER_BYTES,
+            ..extent
+        })
     }
 
     /// Answers a segment with an error of pgweir's own; the session goes on.
@@ -106,7 +132,7 @@ impl Session {
             "refused"
         );
         let linked = self.link.is_some();
-        if linked && self.status() != TransactionStatus::Idle {
+        if linked && (self.status() != TransactionStatus::Idle || self.block.is_some()) {
             // The node would not know that the block has failed.
             return Err(SessionEnd::Fatal(error.clone()));
         }
@@ -177,6 +203,7 @@ impl Session {
             node: None,
         };
         translation.messages(bytes, &mut to)?;
+        self.state.closed.clear();
         let mut answer = Vec::new();
         while let Some(reply) = replies.pop_own() {
             match reply {
@@ -263,6 +290,7 @@ impl Session {
         link.scanner.begin(hold);
         link.progress = super::link::Progress::Untouched;
         self.pending.clear();
+        self.state.closed.clear();
         self.translate(link, plan, extent.length)?;
         if extent.end == SegmentEnd::Flush {
             // A batch that ends without Flush (a Query follows) still has to be answered.

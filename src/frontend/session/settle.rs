@@ -20,6 +20,15 @@ use crate::protocol::backend::TransactionStatus;
 use crate::protocol::replies::Outcome;
 use crate::protocol::segment::SegmentEnd;
 
+/// Whether the node waits for the Sync of what it has answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Batch {
+    /// It does not.
+    Closed,
+    /// It does: messages were sent on with a Flush, or their Sync was ignored.
+    Open,
+}
+
 /// What has happened in the transaction block that is open.
 #[derive(Debug, Default)]
 pub(super) struct OpenBlock {
@@ -78,6 +87,10 @@ impl Session {
     ) -> Result<(), SessionEnd> {
         let at = now();
         self.note_prepared(&mut link);
+        self.state.closed.clear();
+        if link.scanner.outcome.has(Outcome::UNNAMED_LOST) {
+            self.state.unnamed = None;
+        }
         self.note_route(&link, at.saturating_duration_since(extent.arrived));
         let was_open = self.block.is_some();
         let is_open = link.scanner.status != TransactionStatus::Idle;
@@ -97,7 +110,13 @@ impl Session {
             self.registration.set_target(None);
             return Err(SessionEnd::Told);
         }
-        if is_open || extent.end == SegmentEnd::Flush {
+        let ignored = link.scanner.outcome.has(Outcome::SYNC_IGNORED);
+        link.batch = if extent.end == SegmentEnd::Flush || ignored {
+            Batch::Open
+        } else {
+            Batch::Closed
+        };
+        if is_open || link.batch == Batch::Open {
             if link.route.role != NodeRole::Replica {
                 block.begun_under = None;
             } else if !was_open {
@@ -122,6 +141,12 @@ impl Session {
     pub(super) fn note_prepared(&mut self, link: &mut Link) {
         for id in link.scanner.unparsed.drain(..) {
             link.lease.prepared.remove(id);
+        }
+        if link.scanner.outcome.has(Outcome::UNNAMED_LOST) {
+            link.lease.unnamed_owner = None;
+        }
+        if link.scanner.outcome.has(Outcome::CLOSE_LOST) {
+            link.taint();
         }
         let pending = std::mem::take(&mut self.pending);
         for pending in pending {

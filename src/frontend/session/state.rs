@@ -21,6 +21,8 @@ pub(super) struct SessionState {
     pub(super) settings: Arc<AppliedSettings>,
     /// Its named prepared statements.
     pub(super) statements: NamedStatements,
+    /// Named statements that the segment under way closes.
+    pub(super) closed: Vec<(Box<[u8]>, Arc<Prepared>)>,
     /// Its unnamed prepared statement.
     pub(super) unnamed: Option<Arc<Prepared>>,
     /// Portals that stand for statements pgweir answers itself.
@@ -98,6 +100,21 @@ impl SessionState {
             }
         }
         self.settings = Arc::new(settings);
+    }
+
+    /// The segment under way is sent again: `unnamed` and what it closes are as before it.
+    pub(super) fn restore(&mut self, unnamed: Option<Arc<Prepared>>) {
+        self.unnamed = unnamed;
+        for (name, statement) in std::mem::take(&mut self.closed) {
+            self.statements.insert(&name, statement);
+        }
+    }
+
+    /// The client closes the named statement.
+    pub(super) fn close(&mut self, name: &[u8]) {
+        if let Some(statement) = self.statements.remove(name) {
+            self.closed.push((name.into(), statement));
+        }
     }
 
     /// DISCARD ALL has succeeded.
@@ -241,9 +258,9 @@ impl NamedStatements {
     }
 
     /// The client has closed it.
-    pub(super) fn remove(&mut self, name: &[u8]) {
-        if let Some(old) = self.by_name.remove(name) {
-            self.bytes = self.bytes.saturating_sub(old.bytes() + name.len());
-        }
+    fn remove(&mut self, name: &[u8]) -> Option<Arc<Prepared>> {
+        let old = self.by_name.remove(name)?;
+        self.bytes = self.bytes.saturating_sub(old.bytes() + name.len());
+        Some(old)
     }
 }

@@ -90,6 +90,9 @@ impl Translation<'_> {
         message: &[u8],
         to: &mut Destination<'_>,
     ) -> Result<(), ProxyError> {
+        if to.replies.is_skipping() && kind != tag::SYNC {
+            return Ok(());
+        }
         let body = message.get(HEADER_BYTES..).unwrap_or_default();
         match kind {
             tag::QUERY => {
@@ -140,6 +143,10 @@ impl Translation<'_> {
             });
         }
         if let Some(existing) = self.named(parse.name) {
+            if is_own(&existing) || to.node.is_none() {
+                let name = String::from_utf8_lossy(parse.name).into_owned();
+                return Err(ProxyError::DuplicateStatement { name });
+            }
             // The node refuses the second Parse of a name (42P05), as it would without pgweir.
             to.prepare(
                 &existing,
@@ -268,7 +275,7 @@ impl Translation<'_> {
                 if name.is_empty() {
                     self.state.unnamed = None;
                 } else {
-                    self.state.statements.remove(name);
+                    self.state.close(name);
                     self.pending.retain(|pending| &*pending.name != name);
                 }
                 to.answer(own::CLOSE_COMPLETE.into());

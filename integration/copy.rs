@@ -149,7 +149,7 @@ async fn copy_gets_the_answers_of_the_primary() {
             "extended, answered before the Sync",
             vec![
                 until(b'G', &[from(), flush()]),
-                until(b'C', &[copy_data(b"1\n"), copy_done()]),
+                until(b'C', &[copy_data(b"1\n"), copy_done(), flush()]),
                 batch(&[sync()]),
                 count(),
             ],

@@ -404,8 +404,7 @@ impl Link {
                 Stop::CopyIn => {
                     self.copy = Copy::In;
                     self.scanner.hold = Hold::Released;
-                    // The data may have come with the statement.
-                    return Ok((true, Some(Pause::Input)));
+                    return Ok((true, Some(Pause::Input))); // data may have come already
                 }
                 Stop::NeedMore => {}
             }

@@ -31,6 +31,7 @@ fn count() -> Step {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table of scripts")]
 async fn copy_gets_the_answers_of_the_primary() {
     let rows = b"1\n2\n3\n".repeat(1000);
     let bad_then_much: Vec<Vec<u8>> = std::iter::once(copy_data(b"x\n"))
@@ -281,5 +282,5 @@ async fn long_rows_and_long_results_pass_in_bounded_memory() {
 }
 
 fn from_env(name: &str, otherwise: u64) -> u64 {
-    std::env::var(name).map_or(otherwise, |value| value.parse().unwrap())
+    std::env::var_os(name).map_or(otherwise, |value| value.to_str().unwrap().parse().unwrap())
 }

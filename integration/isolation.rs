@@ -46,7 +46,6 @@ fn stay_yourself(port: u16, i: usize, rounds: usize) {
     for round in 0..rounds {
         match round % 4 {
             0 => client.send(&wire::query("SELECT owner, current_setting('work_mem'), current_setting('application_name') FROM mine")),
-            1 => client.send(&[bind("s", &[]), execute("", 0), sync()].concat()),
             2 => {
                 // Keeps the primary's connections in use too.
                 client.run(&format!("UPDATE mine SET owner = {i}"));

@@ -27,6 +27,7 @@ fn run(sql: &str) -> Step {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table of scripts")]
 async fn prepared_statements_get_the_answers_of_the_primary() {
     let use_s = || batch(&[bind("s", &[b"4"]), execute("", 0), sync()]);
     let many: Vec<Step> = (0..12).map(|_| use_s()).collect();
@@ -273,6 +274,7 @@ async fn prepared_statements_get_the_answers_of_the_primary() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table of scripts")]
 async fn pipelines_get_the_answers_of_the_primary() {
     let read = || [parse("", BY_ID), bind("", &[b"1"]), execute("", 0)].concat();
     let write = || {

@@ -59,6 +59,7 @@ async fn latin1_bytes_are_what_they_are() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table of scripts")]
 async fn blocks_behave_as_on_the_primary() {
     compare(vec![
         (
@@ -217,6 +218,7 @@ async fn blocks_behave_as_on_the_primary() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table of scripts")]
 async fn settings_behave_as_on_the_primary() {
     compare(vec![
         (

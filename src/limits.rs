@@ -50,6 +50,10 @@ pub const CLASSIFICATION_CACHE_BYTES: usize = 16 * 1024 * 1024;
 /// Statements that a replica refused and that are remembered as writes, for one database.
 pub const LEARNED_WRITES: usize = 10_000;
 
+/// How long a statement may wait until every node was asked once, after a start or a reload: what a
+/// node that does not answer takes to be given up, and some.
+pub const FIRST_MEASUREMENT: Duration = Duration::from_secs(5);
+
 /// How often one read is sent to another node before its error goes to the client.
 pub const READ_ATTEMPTS: usize = 3;
 

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use crate::core::catalog::Catalog;
-use crate::core::snapshot::RoutingSnapshot;
-use crate::limits::CATALOGS_PER_CLUSTER;
+use crate::core::snapshot::{Eligibility, NodeRole, RoutingSnapshot};
+use crate::limits::{CATALOGS_PER_CLUSTER, FIRST_MEASUREMENT};
 use crate::published::Published;
 
 /// What is known of one cluster at this moment.
@@ -35,6 +35,31 @@ impl ClusterWorld {
             catalogs: CatalogDirectory::default(),
         }
     }
+
+    /// Waits until every node was asked once, which a start and a reload begin with; `false` if that
+    /// was so already, or does not come to be within [`FIRST_MEASUREMENT`].
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn becomes_measured(&self) -> bool {
+        if is_measured(&self.routing.load()) {
+            return false;
+        }
+        let measured = self
+            .routing
+            .wait_for(|snapshot| is_measured(snapshot).then_some(()));
+        tokio::time::timeout(FIRST_MEASUREMENT, measured)
+            .await
+            .is_ok()
+    }
+}
+
+/// Whether every node was asked once.
+fn is_measured(snapshot: &RoutingSnapshot) -> bool {
+    !snapshot
+        .nodes
+        .iter()
+        .any(|node| node.role == NodeRole::Unknown && node.eligibility == Eligibility::Unmeasured)
 }
 
 /// The freshest floor anybody waits for: written by sessions, read by the samplers.

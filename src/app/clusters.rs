@@ -57,16 +57,20 @@ impl RunningClusters {
     /// Starts what is new, keeps what is the same, ends what is gone.
     pub(super) fn follow(&mut self, config: &Config) {
         let mut old = std::mem::take(&mut self.running);
+        let mut ended = Vec::new();
         for cluster in &config.clusters {
             let known = old
                 .iter()
                 .position(|old| old.cluster.config.name == cluster.name);
             let known = known.map(|at| old.swap_remove(at));
+            if let Some(known) = &known
+                && !has_same_nodes(&known.cluster.config, cluster)
+            {
+                ended.push(Arc::clone(&known.cluster.pools));
+            }
             self.running.push(self.follow_one(cluster, known));
         }
-        for gone in old {
-            gone.cluster.pools.close_all();
-        }
+        ended.extend(old.iter().map(|gone| Arc::clone(&gone.cluster.pools)));
         let served = self
             .running
             .iter()
@@ -78,6 +82,10 @@ impl RunningClusters {
             metrics: Arc::clone(&running.cluster.metrics),
         });
         self.shown.store(Arc::new(shown.collect()));
+        // A session that finds its pool closed looks for the cluster that has taken its place.
+        for pools in ended {
+            pools.close_all();
+        }
     }
 
     fn follow_one(
@@ -90,11 +98,7 @@ impl RunningClusters {
                 config: Arc::clone(config),
                 ..parts_of(&old.cluster)
             },
-            Some(old) => {
-                old.cluster.pools.close_all();
-                self.build(config)
-            }
-            None => self.build(config),
+            Some(_) | None => self.build(config),
         };
         let cluster = Arc::new(cluster);
         let mut tasks = JoinSet::new();

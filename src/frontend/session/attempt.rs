@@ -199,6 +199,8 @@ impl Session {
                     self.note_displaced(request, route);
                     return Ok((route, self.incarnation_of(route.node)));
                 }
+                Decision::Refuse(NoRoute::NoPrimary)
+                    if self.cluster.world.becomes_measured().await => {}
                 Decision::Refuse(NoRoute::NoPrimary) => {
                     return Err(Failure::Refused(ProxyError::NoNodeAvailable));
                 }
@@ -410,6 +412,12 @@ impl Session {
         route: Route,
         attempts: &mut Attempts,
     ) -> Result<Attempted, Failure> {
+        if matches!(error, CheckoutError::Closed) && attempts.count < READ_ATTEMPTS {
+            // A reload has replaced the nodes since the segment was routed.
+            self.follow_reload();
+            attempts.request.excluded = NodeSet::default();
+            return Ok(Attempted::Again);
+        }
         let elsewhere = attempts.request.target == Target::Read
             && attempts.count < READ_ATTEMPTS
             && route.role == NodeRole::Replica;

@@ -3,7 +3,7 @@
 use super::link::{ClientSide, Link, Pause, Until};
 use super::plan::Plan;
 use super::serve::Extent;
-use super::{Session, SessionEnd, SessionTexts, now};
+use super::{Session, SessionEnd, SessionTexts, length_refusal, now};
 use crate::core::guarantee::Floor;
 use crate::core::router::{NodeSet, RouteReason, RouteRequest, Target};
 use crate::core::snapshot::NodeRole;
@@ -144,11 +144,8 @@ impl Session {
                 return Ok(Fed::End(end));
             }
             let filled = self.inbound.filled();
-            let header = FrameHeader::parse(filled, self.max_message_bytes).map_err(|_| {
-                ProxyError::LimitExceeded {
-                    limit: Limit::Message,
-                }
-            })?;
+            let header =
+                FrameHeader::parse(filled, self.max_message_bytes).map_err(length_refusal)?;
             let Some(header) = header else {
                 return Ok(Fed::Starved);
             };
@@ -265,9 +262,7 @@ impl Session {
                 return Ok(());
             }
             let header = FrameHeader::parse(self.inbound.filled(), self.max_message_bytes)
-                .map_err(|_| ProxyError::LimitExceeded {
-                    limit: Limit::Message,
-                })?;
+                .map_err(length_refusal)?;
             let Some(header) = header else { return Ok(()) };
             match header.tag {
                 tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL => {

@@ -23,6 +23,7 @@ mod state;
 mod translate;
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Instant;
 
 use tokio::io::AsyncWriteExt;
@@ -46,6 +47,7 @@ use crate::frontend::error::{Limit, ProxyError};
 use crate::limits::{ABANDONED_CANCEL_TIMEOUT, FAREWELL_TIMEOUT, SEGMENT_BYTES};
 use crate::protocol::backend::{TransactionStatus, tag};
 use crate::protocol::frame::FrameHeader;
+use crate::protocol::frame::{InvalidLength, MIN_LENGTH};
 use crate::protocol::frontend::tag::TERMINATE;
 use crate::protocol::message::write_message;
 use crate::protocol::segment::{InvalidSegment, Segment, find_segment};
@@ -174,6 +176,19 @@ enum SessionEnd {
     Refused(Box<[u8]>),
 }
 
+impl SessionEnd {
+    /// For the log: an error's text may hold what the client wrote, so its SQLSTATE stands for it.
+    const fn label(&self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Abandoned(_) => "abandoned",
+            Self::Fatal(error) => error.sqlstate(),
+            Self::Told => "told",
+            Self::Refused(_) => "refused",
+        }
+    }
+}
+
 impl From<ProxyError> for SessionEnd {
     fn from(error: ProxyError) -> Self {
         Self::Fatal(error)
@@ -226,7 +241,7 @@ impl Session {
             Err(end) => end,
             Ok(never) => match never {},
         };
-        tracing::debug!(user = self.user.name, end = ?end, "session ended");
+        tracing::debug!(user = self.user.name, end = end.label(), "session ended");
         let farewell = match end {
             SessionEnd::Closed | SessionEnd::Told => return,
             SessionEnd::Abandoned(target) => {
@@ -286,24 +301,30 @@ impl Session {
         if self.link.is_some() {
             return self.read_linked().await;
         }
-        self.worker
-            .buffers
-            .take_back(BufferSize::Client, &mut self.inbound);
-        if *self.shutdown.borrow() {
-            return Err(ProxyError::ShuttingDown.into());
-        }
-        tokio::select! {
-            readable = self.client.readable() => readable.map_err(|_| SessionEnd::Closed)?,
-            _ = self.shutdown.changed() => return Err(ProxyError::ShuttingDown.into()),
-        }
-        self.worker
-            .buffers
-            .lend(BufferSize::Client, &mut self.inbound);
-        let inbound = &mut self.inbound;
-        let client = &mut self.client;
-        match std::future::poll_fn(|context| inbound.poll_fill(client, context)).await {
-            Ok(0) | Err(_) => Err(SessionEnd::Closed),
-            Ok(_) => Ok(()),
+        loop {
+            self.worker
+                .buffers
+                .take_back(BufferSize::Client, &mut self.inbound);
+            if *self.shutdown.borrow() {
+                return Err(ProxyError::ShuttingDown.into());
+            }
+            tokio::select! {
+                readable = self.client.readable() => readable.map_err(|_| SessionEnd::Closed)?,
+                _ = self.shutdown.changed() => return Err(ProxyError::ShuttingDown.into()),
+            }
+            self.worker
+                .buffers
+                .lend(BufferSize::Client, &mut self.inbound);
+            let (inbound, client) = (&mut self.inbound, &mut self.client);
+            // Readiness may be left over from an earlier read. Waiting here would keep the buffer
+            // and not notice that the process stops.
+            let read =
+                std::future::poll_fn(|context| Poll::Ready(inbound.poll_fill(client, context)));
+            match read.await {
+                Poll::Pending => {}
+                Poll::Ready(Ok(0) | Err(_)) => return Err(SessionEnd::Closed),
+                Poll::Ready(Ok(_)) => return Ok(()),
+            }
         }
     }
 
@@ -408,11 +429,20 @@ impl Session {
 
 fn refusal(error: InvalidSegment) -> SessionEnd {
     SessionEnd::Fatal(match error {
-        InvalidSegment::Length(_) => ProxyError::LimitExceeded {
-            limit: Limit::Message,
-        },
+        InvalidSegment::Length(invalid) => length_refusal(invalid),
         InvalidSegment::Type(_) => ProxyError::ProtocolViolation("invalid frontend message type"),
     })
+}
+
+/// A length that the protocol cannot have is not the fault of a limit.
+fn length_refusal(invalid: InvalidLength) -> ProxyError {
+    if (MIN_LENGTH..=i32::MAX.unsigned_abs()).contains(&invalid.length) {
+        ProxyError::LimitExceeded {
+            limit: Limit::Message,
+        }
+    } else {
+        ProxyError::ProtocolViolation("invalid message length")
+    }
 }
 
 /// Finds texts in the worker's cache and judges them for one session.

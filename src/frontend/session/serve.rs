@@ -128,7 +128,7 @@ impl Session {
     ) -> Result<(), SessionEnd> {
         tracing::debug!(
             user = self.user.name,
-            error = error as &dyn std::error::Error,
+            sqlstate = error.sqlstate(),
             "refused"
         );
         let linked = self.link.is_some();

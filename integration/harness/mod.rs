@@ -14,6 +14,7 @@ pub mod http;
 pub mod metrics;
 pub mod parity;
 pub mod proxy;
+pub mod raw;
 pub mod wire;
 pub mod yaml;
 

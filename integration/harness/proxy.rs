@@ -168,6 +168,12 @@ impl Proxy {
         self.child().try_wait().unwrap().unwrap()
     }
 
+    /// How it ended, once it has.
+    pub fn terminated(&self) -> ExitStatus {
+        let status = self.child().try_wait().unwrap();
+        status.expect("the proxy must have ended")
+    }
+
     /// Sends it a signal by name.
     pub fn signal(&self, name: &str) {
         let script = format!("kill -s {name} {}", self.process_id());

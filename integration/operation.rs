@@ -2,6 +2,8 @@
 
 #![cfg(test)]
 
+#[path = "operation/commands.rs"]
+mod commands;
 mod harness;
 #[path = "operation/reload.rs"]
 mod reload;

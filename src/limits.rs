@@ -139,3 +139,6 @@ pub const WORKER_QUEUE: usize = 1024;
 
 /// A worker's stack, in bytes: parsing recurses. Only what is touched takes memory.
 pub const WORKER_STACK_BYTES: usize = 16 * 1024 * 1024;
+
+/// Memory for outgoing bytes that an idle session keeps, in bytes.
+pub const SPARE_BYTES: usize = 1024;

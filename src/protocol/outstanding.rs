@@ -91,6 +91,11 @@ impl OutstandingReplies {
         self.queue.is_empty()
     }
 
+    /// Whether little memory is held.
+    pub fn is_small(&self) -> bool {
+        self.queue.capacity() <= 16
+    }
+
     /// How many replies are owed.
     pub fn len(&self) -> usize {
         self.queue.len()

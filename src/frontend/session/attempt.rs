@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use super::link::{Link, LinkError, Pause, Progress};
 use super::plan::Plan;
+use super::refusal::checkout_refusal;
 use super::serve::Extent;
 use super::{Recent, Session, SessionEnd, now};
 use crate::backend::cancel::CancelTarget;
-use crate::backend::error::{ConnectError, ConnectFault};
 use crate::backend::pool::{CheckoutError, Lease, Preference};
 use crate::backend::state::AppliedSettings;
 use crate::core::policy::Balance;
@@ -308,7 +308,14 @@ impl Session {
             }
         };
         let under_way = self.cluster.shared.under_way(route.node);
-        Ok(Box::new(Link::new(lease, route, incarnation, under_way)))
+        let memory = std::mem::take(&mut self.spare);
+        Ok(Box::new(Link::new(
+            lease,
+            route,
+            incarnation,
+            under_way,
+            memory,
+        )))
     }
 
     /// Gives the connection the session's settings, if it has others. The session's own statement
@@ -387,7 +394,7 @@ impl Session {
         self.registration.set_target(None);
         if drained && !link.scanner.outcome.has(Outcome::FATAL) {
             self.note_prepared(&mut link);
-            link.give_back(now());
+            self.spare = link.give_back(now());
         }
     }
 
@@ -470,31 +477,4 @@ enum Failure {
 enum Waited {
     No,
     Yes,
-}
-
-impl SessionEnd {
-    /// A node's own refusal is passed on as it came.
-    fn from_checkout(error: &CheckoutError) -> Self {
-        if let CheckoutError::Connect(ConnectError::Server(error)) = error {
-            Self::Refused(error.body().into())
-        } else {
-            Self::Fatal(checkout_refusal(error))
-        }
-    }
-}
-
-/// What the client is told when no server connection could be had.
-fn checkout_refusal(error: &CheckoutError) -> ProxyError {
-    match error {
-        CheckoutError::Timeout(_) | CheckoutError::TooManyWaiters | CheckoutError::TooManyPools => {
-            ProxyError::CheckoutTimeout
-        }
-        CheckoutError::Closed | CheckoutError::UnknownNode => ProxyError::NoNodeAvailable,
-        CheckoutError::Connect(error) => match error.fault() {
-            ConnectFault::NodeUnavailable | ConnectFault::RequestRefused => {
-                ProxyError::NoNodeAvailable
-            }
-            ConnectFault::NodeSaturated => ProxyError::CheckoutTimeout,
-        },
-    }
 }

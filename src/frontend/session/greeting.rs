@@ -62,7 +62,7 @@ impl Session {
         };
         let parameters = link.lease.parameters.clone();
         self.registration.set_target(None);
-        link.give_back(now());
+        self.spare = link.give_back(now());
         self.note_string_syntax(&parameters);
         Ok(parameters)
     }

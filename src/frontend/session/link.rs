@@ -15,14 +15,15 @@ use std::time::Instant;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 
+use super::outgoing::{Outgoing, collect};
 use super::settle::Batch;
+use super::spare::LinkMemory;
 use crate::backend::pool::Lease;
 use crate::core::router::Route;
 use crate::core::snapshot::Incarnation;
 use crate::frontend::buffers::Buffer;
 use crate::frontend::cluster::UnderWay;
 use crate::protocol::backend::SqlState;
-use crate::protocol::frame::FrameHeader;
 use crate::protocol::outstanding::OutstandingReplies;
 use crate::protocol::replies::{
     ErrorKind, Hold, Outcome, ReplyScanner, Span, Stop, UnexpectedReply,
@@ -128,66 +129,6 @@ pub(super) enum LinkError {
     Protocol(#[from] UnexpectedReply),
 }
 
-/// Bytes that wait for a socket.
-#[derive(Debug, Default)]
-pub(super) struct Outgoing {
-    bytes: Vec<u8>,
-    written: usize,
-}
-
-impl Outgoing {
-    /// Where new bytes are appended.
-    pub(super) fn writer(&mut self) -> &mut Vec<u8> {
-        &mut self.bytes
-    }
-
-    /// Whether everything has been written.
-    pub(super) fn is_empty(&self) -> bool {
-        self.written == self.bytes.len()
-    }
-
-    /// How many bytes wait.
-    pub(super) fn len(&self) -> usize {
-        self.bytes.len() - self.written
-    }
-
-    /// Adds `by` to the length of the last message at or after offset `from` of [`Self::writer`].
-    pub(super) fn lengthen_last_message(&mut self, mut from: usize, by: usize) {
-        while let Some(rest) = self.bytes.get(from..) {
-            let Ok(Some(header)) = FrameHeader::parse(rest, u32::MAX) else {
-                return;
-            };
-            if header.total() < rest.len() {
-                from += header.total();
-                continue;
-            }
-            let length = u32::try_from(by)
-                .unwrap_or(u32::MAX)
-                .saturating_add(header.length);
-            if let Some(field) = self.bytes.get_mut(from + 1..from + 5) {
-                field.copy_from_slice(&length.to_be_bytes());
-            }
-            return;
-        }
-    }
-
-    fn rest(&self) -> &[u8] {
-        self.bytes.get(self.written..).unwrap_or_default()
-    }
-
-    fn advance(&mut self, count: usize) {
-        self.written += count;
-        if self.is_empty() {
-            self.written = 0;
-            self.bytes.clear();
-            // One long message must not keep its memory.
-            if self.bytes.capacity() > crate::limits::PENDING_BYTES {
-                self.bytes = Vec::new();
-            }
-        }
-    }
-}
-
 /// What waits for the client: a span of the server's buffer, or collected bytes.
 #[derive(Debug)]
 enum Output {
@@ -213,14 +154,15 @@ impl Link {
         route: Route,
         incarnation: Option<Incarnation>,
         under_way: UnderWay,
+        memory: LinkMemory,
     ) -> Self {
         Self {
             lease,
             route,
             incarnation,
-            replies: OutstandingReplies::default(),
-            scanner: ReplyScanner::default(),
-            to_server: Outgoing::default(),
+            replies: memory.replies,
+            scanner: memory.scanner,
+            to_server: memory.to_server,
             copy: Copy::Idle,
             passing: 0,
             ends_with: None,
@@ -229,7 +171,7 @@ impl Link {
             trust: Trust::Clean,
             from_server: Buffer::default(),
             scanned: 0,
-            spans: Vec::new(),
+            spans: memory.spans,
             to_client: Output::Nothing,
             _under_way: under_way,
         }
@@ -258,11 +200,18 @@ impl Link {
     }
 
     /// Returns the connection to its pool, or closes it if it cannot serve another session.
-    pub(super) fn give_back(self, now: Instant) {
-        match self.trust {
-            Trust::Clean => self.lease.give_back(now),
-            Trust::Tainted => {}
+    pub(super) fn give_back(self, now: Instant) -> LinkMemory {
+        if self.trust == Trust::Clean {
+            self.lease.give_back(now);
         }
+        let (replies, scanner) = (self.replies, self.scanner);
+        LinkMemory {
+            replies,
+            scanner,
+            to_server: self.to_server,
+            spans: self.spans,
+        }
+        .kept()
     }
 
     /// Forgets replies that were held back.
@@ -484,17 +433,4 @@ impl Output {
             Self::Collected(collected) => collected.advance(by),
         }
     }
-}
-
-fn collect(spans: &[Span], buffer: &[u8]) -> Outgoing {
-    let mut bytes = Vec::new();
-    for span in spans {
-        match span {
-            Span::Range(range) => {
-                bytes.extend_from_slice(buffer.get(range.clone()).unwrap_or_default());
-            }
-            Span::Own(own) => bytes.extend_from_slice(own),
-        }
-    }
-    Outgoing { bytes, written: 0 }
 }

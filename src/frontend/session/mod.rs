@@ -14,11 +14,14 @@ mod attempt;
 mod greeting;
 mod link;
 mod long;
+mod outgoing;
 mod own;
 mod plan;
+mod refusal;
 mod replica_block;
 mod serve;
 mod settle;
+mod spare;
 mod state;
 mod translate;
 
@@ -55,7 +58,9 @@ use crate::published::Published;
 use crate::world::DatabaseCatalog;
 
 use link::{ClientSide, Link, LinkError, Pause, Until};
+use plan::Plan;
 use settle::OpenBlock;
+use spare::LinkMemory;
 use state::SessionState;
 use translate::PendingStatement;
 
@@ -139,6 +144,10 @@ pub struct Session {
     /// The connection used last on each node, and how to cancel what runs there.
     recent: Vec<Recent>,
     loads: Vec<u32>,
+    /// Memory for the next link.
+    spare: LinkMemory,
+    /// Memory for the next plan.
+    spare_plan: Plan,
     /// Decides between equal replicas.
     picks: u64,
     /// Settings of the startup packet, until the greeting has checked them.
@@ -230,6 +239,8 @@ impl Session {
             skipping: Skipping::No,
             recent: Vec::new(),
             loads: Vec::new(),
+            spare: LinkMemory::default(),
+            spare_plan: Plan::default(),
             picks: rand::random(),
             startup_settings: parts.settings,
         }

@@ -55,19 +55,36 @@ pub(super) trait Texts {
     fn judge(&mut self, text: &CachedText) -> Arc<Classification>;
 }
 
+/// Texts for which an idle session keeps memory.
+const SPARE_TEXTS: usize = 16;
+
 impl Plan {
-    /// Looks through the whole messages in `bytes`.
+    /// Looks through the whole messages in `bytes`; `self` is empty.
     ///
     /// # Errors
     /// When a message is malformed, or mixes pgweir's settings with other statements in one text.
     pub(super) fn of(
+        mut self,
         bytes: &[u8],
         state: &SessionState,
         texts: &mut impl Texts,
     ) -> Result<Self, ProxyError> {
-        let mut plan = Self::default();
-        plan.extend(bytes, state, texts)?;
-        Ok(plan)
+        self.extend(bytes, state, texts)?;
+        Ok(self)
+    }
+
+    /// Nothing again, with the memory of a plan that was not long.
+    pub(super) fn emptied(mut self) -> Self {
+        if self.texts.capacity() > SPARE_TEXTS {
+            return Self::default();
+        }
+        self.texts.clear();
+        self.executed.clear();
+        Self {
+            texts: self.texts,
+            executed: self.executed,
+            ..Self::default()
+        }
     }
 
     /// Looks through more messages of the same segment; `parses` then holds the texts of these.

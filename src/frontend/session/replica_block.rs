@@ -55,7 +55,7 @@ impl Session {
         let ended = self.run_own(&mut link, "ROLLBACK").await;
         self.registration.set_target(None);
         if ended && link.is_quiet() {
-            link.give_back(now());
+            self.spare = link.give_back(now());
         }
     }
 

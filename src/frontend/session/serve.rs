@@ -75,14 +75,17 @@ impl Session {
             return self.answer_own(&plan, extent).await;
         }
         match self.link.take() {
-            Some(link) => self.serve_linked(link, &plan, extent).await,
-            None => self.serve_routed(&plan, extent).await,
+            Some(link) => self.serve_linked(link, &plan, extent).await?,
+            None => self.serve_routed(&plan, extent).await?,
         }
+        self.spare_plan = plan.emptied();
+        Ok(())
     }
 
-    pub(super) fn plan(&self, length: usize) -> Result<Plan, ProxyError> {
+    fn plan(&mut self, length: usize) -> Result<Plan, ProxyError> {
+        let plan = std::mem::take(&mut self.spare_plan);
         let bytes = self.inbound.filled().get(..length).unwrap_or_default();
-        Plan::of(bytes, &self.state, &mut SessionTexts { session: self })
+        plan.of(bytes, &self.state, &mut SessionTexts { session: self })
     }
 
     /// Drops messages up to the Sync; `false` when the segment is to be served after all.

@@ -295,7 +295,7 @@ impl Session {
             self.worker
                 .buffers
                 .take_back(BufferSize::Server, link.server_buffer());
-            link.give_back(at);
+            self.spare = link.give_back(at);
         }
     }
 }

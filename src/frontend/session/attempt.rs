@@ -130,6 +130,8 @@ impl Session {
         };
         self.send(&mut link, plan, *extent, hold)
             .map_err(Failure::Refused)?;
+        let spent = now().saturating_duration_since(extent.arrived);
+        self.cluster.metrics.observe_proxy_overhead(spent);
         if !may_repeat {
             self.inbound.consume(std::mem::take(&mut extent.length));
         }

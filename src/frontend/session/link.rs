@@ -244,7 +244,13 @@ impl Link {
         loop {
             let sent = self.poll_send(context)?;
             let given = self.poll_give(context, client)?;
-            let (moved, pause) = self.poll_server(context)?;
+            let (moved, pause) = match self.poll_server(context) {
+                // A node that goes away behind its whole answer has answered.
+                Err(LinkError::Server(_)) if until == Until::Answered && self.is_answered() => {
+                    return Poll::Ready(Ok(Pause::Answered));
+                }
+                polled => polled?,
+            };
             if let Some(pause) = pause {
                 return Poll::Ready(Ok(pause));
             }

@@ -15,6 +15,8 @@ use crate::frontend::classification::CachedText;
 pub struct Prepared {
     /// Its number; part of its name on the nodes.
     pub id: u64,
+    /// Its name on the nodes; kept, as every Bind needs it.
+    server_name: Box<[u8]>,
     /// The SQL text.
     pub sql: Box<[u8]>,
     /// Count and object ids of the parameter types, as on the wire.
@@ -25,13 +27,13 @@ pub struct Prepared {
 
 impl Prepared {
     /// Its name on the nodes.
-    pub fn server_name(&self) -> String {
-        server_name(self.id)
+    pub fn server_name(&self) -> &[u8] {
+        &self.server_name
     }
 
     /// What it costs to keep, in bytes.
     pub fn bytes(&self) -> usize {
-        self.sql.len() + self.types.len() + size_of::<Self>()
+        self.sql.len() + self.types.len() + self.server_name.len() + size_of::<Self>()
     }
 }
 
@@ -97,6 +99,7 @@ impl StatementRegistry {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         Prepared {
             id,
+            server_name: server_name(id).into_bytes().into(),
             sql: sql.into(),
             types: types.into(),
             text: Arc::clone(text),

@@ -75,15 +75,18 @@ impl Plan {
 
     /// Nothing again, with the memory of a plan that was not long.
     pub(super) fn emptied(mut self) -> Self {
-        if self.texts.capacity() > SPARE_TEXTS {
+        if self.texts.capacity() > SPARE_TEXTS || self.portals.capacity() > SPARE_TEXTS {
             return Self::default();
         }
+        self.parses.clear();
         self.texts.clear();
         self.executed.clear();
+        self.names.clear();
+        self.portals.clear();
         Self {
-            texts: self.texts,
-            executed: self.executed,
-            ..Self::default()
+            only_text: None,
+            needs: Needs::Nothing,
+            ..self
         }
     }
 

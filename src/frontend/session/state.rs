@@ -110,6 +110,14 @@ impl SessionState {
         }
     }
 
+    /// Another portal takes the name.
+    pub(super) fn forget_proxy_portal(&mut self, name: &[u8]) {
+        // Every Bind comes here, and hardly any session has such a portal.
+        if !self.proxy_portals.is_empty() {
+            self.proxy_portals.remove(name);
+        }
+    }
+
     /// The client closes the named statement.
     pub(super) fn close(&mut self, name: &[u8]) {
         if let Some(statement) = self.statements.remove(name) {

@@ -152,12 +152,7 @@ impl Translation<'_> {
                 &existing,
                 Expected::Parsed(Disposition::Discard, Some(existing.id)),
             );
-            write_parse(
-                to.out,
-                existing.server_name().as_bytes(),
-                parse.sql,
-                parse.types,
-            );
+            write_parse(to.out, existing.server_name(), parse.sql, parse.types);
             to.replies
                 .push(Expected::Parsed(Disposition::Forward, None));
             return Ok(());
@@ -183,7 +178,7 @@ impl Translation<'_> {
 
     fn bind(&mut self, bind: Bind<'_>, message: &[u8], to: &mut Destination<'_>) {
         let Some(statement) = self.statement(bind.statement) else {
-            self.state.proxy_portals.remove(bind.portal);
+            self.state.forget_proxy_portal(bind.portal);
             to.unknown_statement(bind, message);
             return;
         };
@@ -194,7 +189,7 @@ impl Translation<'_> {
             to.answer(own::BIND_COMPLETE.into());
             return;
         }
-        self.state.proxy_portals.remove(bind.portal);
+        self.state.forget_proxy_portal(bind.portal);
         if bind.statement.is_empty() {
             to.prepare_unnamed(&statement);
             to.copy(message, Expected::Bound);
@@ -203,7 +198,7 @@ impl Translation<'_> {
                 &statement,
                 Expected::Parsed(Disposition::Discard, Some(statement.id)),
             );
-            write_bind(to.out, bind, statement.server_name().as_bytes());
+            write_bind(to.out, bind, statement.server_name());
             to.replies.push(Expected::Bound);
         }
     }
@@ -236,8 +231,7 @@ impl Translation<'_> {
                 } else {
                     let parsed = Expected::Parsed(Disposition::Discard, Some(statement.id));
                     to.prepare(&statement, parsed);
-                    let server_name = statement.server_name();
-                    write_named_statement(to.out, tag::DESCRIBE, server_name.as_bytes());
+                    write_named_statement(to.out, tag::DESCRIBE, statement.server_name());
                     to.replies.push(Expected::Described);
                 }
             }
@@ -337,7 +331,7 @@ impl Destination<'_> {
             self.replies.push(Expected::Closed(Disposition::Discard));
         }
         let name = statement.server_name();
-        write_parse(self.out, name.as_bytes(), &statement.sql, &statement.types);
+        write_parse(self.out, name, &statement.sql, &statement.types);
         self.replies.push(expected);
         true
     }

@@ -76,13 +76,27 @@ def find_pgbouncer(wanted):
 
 
 class Servers:
-    """All processes of one run. A context manager: leaving it ends and removes everything."""
+    """All processes of one run. A context manager: leaving it ends and removes everything.
+
+    The class attributes are what another kind of run may replace.
+    """
+
+    PREFIX = "pgweir-bench-"
+    SUPERUSER = "bench"
+    SETTINGS = POSTGRES_SETTINGS
+    SETUP = (
+        "CREATE ROLE app LOGIN",
+        "CREATE ROLE pgweir LOGIN IN ROLE pg_monitor",
+        "CREATE DATABASE app OWNER app",
+    )
+    # Who logs in through the proxies, and to which database.
+    CLIENT = ("app", "app")
 
     def __init__(self, pgweir, pgbouncer, scale, workers, say):
         self.pgweir, self.pgbouncer, self.scale, self.workers, self.say = pgweir, pgbouncer, scale, workers, say
         self.programs = postgres_directory()
         self.account, self.owner = unprivileged()
-        self.directory = tempfile.mkdtemp(prefix="pgweir-bench-")
+        self.directory = tempfile.mkdtemp(prefix=self.PREFIX)
         os.chmod(self.directory, 0o755)
         self.processes = []
         self.nodes = []
@@ -115,8 +129,9 @@ class Servers:
         self.processes.clear()
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def psql(self, port, sql, database="postgres", user="bench"):
+    def psql(self, port, sql, database="postgres", user=None):
         """The first column of the result, unaligned."""
+        user = user or self.SUPERUSER
         return self._run("psql", "-h", "127.0.0.1", "-p", str(port), "-U", user, "-d", database, "-XAtqc", sql).strip()
 
     def program(self, name):
@@ -145,22 +160,18 @@ class Servers:
 
     def _primary(self):
         data = self._own_directory("node0")
-        self._run("initdb", "-D", data, "-U", "bench", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", drop=True)
+        self._run("initdb", "-D", data, "-U", self.SUPERUSER, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", drop=True)
         with open(os.path.join(data, "postgresql.conf"), "a", encoding="ascii") as file:
-            file.write(POSTGRES_SETTINGS)
+            file.write(self.SETTINGS)
         self._node(data)
-        for sql in (
-            "CREATE ROLE app LOGIN",
-            "CREATE ROLE pgweir LOGIN IN ROLE pg_monitor",
-            "CREATE DATABASE app OWNER app",
-        ):
+        for sql in self.SETUP:
             self.psql(self.nodes[0], sql)
 
     def _replicas(self):
         for index in (1, 2):
             data = self._own_directory(f"node{index}")
             self._run(
-                "pg_basebackup", "-h", "127.0.0.1", "-p", str(self.nodes[0]), "-U", "bench",
+                "pg_basebackup", "-h", "127.0.0.1", "-p", str(self.nodes[0]), "-U", self.SUPERUSER,
                 "-D", data, "-R", "-X", "stream", "-c", "fast", "--no-sync", drop=True,
             )
             self._node(data)
@@ -190,10 +201,14 @@ class Servers:
             f"listen: 127.0.0.1:{port}\nhttp: 127.0.0.1:{self.http}\n{workers}"
             f"clusters:\n  main:\n    nodes:\n{nodes}"
             "    monitor: { user: pgweir, password: none, database: postgres }\n"
-            f"    pool: {{ size: {POOL_SIZE} }}\n"
-            "users:\n  - { name: app, password: none }\nauth: { method: trust }\n"
+            f"    pool: {self._pool()}\n"
+            f"users:\n  - {{ name: {self.CLIENT[0]}, password: none }}\nauth: {{ method: trust }}\n"
         ))
         self._proxy("pgweir", port, [self.pgweir, "run", "--config", config], {})
+
+    def _pool(self):
+        """pgweir's `pool` setting."""
+        return f"{{ size: {POOL_SIZE} }}"
 
     def _start_pgbouncer(self):
         self.say(f"starting {self.pgbouncer}")
@@ -215,7 +230,7 @@ class Servers:
 
         def answers():
             self._alive(process, name)
-            return self.psql(port, "SELECT 1", "app", "app") == "1"
+            return self.psql(port, "SELECT 1", self.CLIENT[1], self.CLIENT[0]) == "1"
 
         self._until(answers, f"{name} answers")
 

@@ -1,6 +1,9 @@
-//! Reads one message at a time, exactly: for handshakes, where nothing may be read ahead.
+//! Sockets; and reading one message at a time, exactly: for handshakes, where nothing may be read
+//! ahead.
 //!
-//! Must not be used to relay: it allocates a body and makes two system calls a message.
+//! [`read_message`] must not be used to relay: it allocates a body and makes two system calls a message.
+
+pub mod socket;
 
 use std::io;
 

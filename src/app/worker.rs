@@ -22,6 +22,7 @@ use crate::limits::{WORKER_QUEUE, WORKER_STACK_BYTES};
 use crate::metrics::Metrics;
 use crate::protocol::startup::CancelRequest;
 use crate::published::Published;
+use crate::wire::socket::Socket;
 
 /// The configuration in force, with what was derived from it.
 #[derive(Debug)]
@@ -118,7 +119,7 @@ async fn serve_client(incoming: Incoming, worker: Arc<Worker>, context: Context)
         admission,
         deadline,
     };
-    match Box::pin(receive(stream, terms)).await {
+    match Box::pin(receive(Socket::from(stream), terms)).await {
         Ok(Outcome::Session(client)) => {
             let session = open(client, worker, &context, &running.config);
             drop(running);
@@ -146,7 +147,7 @@ impl Drop for Counted {
 }
 
 fn open(
-    client: Authenticated<TcpStream>,
+    client: Authenticated<Socket>,
     worker: Arc<Worker>,
     context: &Context,
     config: &Config,

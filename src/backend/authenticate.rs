@@ -223,6 +223,9 @@ where
 {
     let mut message = Vec::with_capacity(256);
     write_message(&mut message, b'p', body);
-    let sent = stream.get_mut().write_all(&message).await;
-    sent.map_err(ConnectError::Io)
+    let sent = async {
+        stream.get_mut().write_all(&message).await?;
+        stream.get_mut().flush().await
+    };
+    sent.await.map_err(ConnectError::Io)
 }

@@ -78,7 +78,7 @@ pub async fn connect(
         id,
         node: target.id,
         peer,
-        stream,
+        stream: stream.into(),
         worker,
         process_id: greeting.process_id,
         cancel_key: greeting.cancel_key,
@@ -144,7 +144,11 @@ async fn handshake<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    stream.write_all(packet).await.map_err(ConnectError::Io)?;
+    let sent = async {
+        stream.write_all(packet).await?;
+        stream.flush().await
+    };
+    sent.await.map_err(ConnectError::Io)?;
     let mut stream = BufReader::new(stream);
     authenticate(&mut stream, login).await?;
     let greeting = read_greeting(&mut stream).await?;

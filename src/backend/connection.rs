@@ -1,13 +1,10 @@
 //! One server connection and what is known of it.
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
-
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 
 use crate::backend::startup::StartupParameters;
 use crate::backend::state::{AppliedSettings, PreparedNames};
@@ -15,6 +12,7 @@ use crate::core::snapshot::NodeId;
 use crate::limits::UNSOLICITED_BYTES;
 use crate::protocol::frame::FrameHeader;
 use crate::protocol::message::Reader;
+use crate::wire::socket::Socket;
 
 /// Names one server connection for the life of its [`Pools`](crate::backend::pool::Pools).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,7 +34,7 @@ pub struct BackendConnection {
     /// The address it leads to; cancel requests go there.
     pub peer: SocketAddr,
     /// The socket; nothing of it is read ahead.
-    pub stream: TcpStream,
+    pub stream: Socket,
     /// The worker whose runtime the socket is registered with.
     pub worker: WorkerId,
     /// The process on the node, from `BackendKeyData`; 0 if the node sent none.
@@ -79,8 +77,7 @@ impl BackendConnection {
     /// seen the socket become readable.
     pub(crate) fn is_usable(&mut self) -> bool {
         // Asked at every checkout, and almost always answered here, without a buffer.
-        let readable = self.stream.try_io(Interest::READABLE, || Ok(()));
-        if readable.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+        if self.stream.is_silent() {
             return true;
         }
         let mut bytes = [0; UNSOLICITED_BYTES];
@@ -91,17 +88,15 @@ impl BackendConnection {
     /// Registers the socket with the runtime of the caller, which is `worker`'s, and checks like
     /// [`Self::is_usable`]. `None` when the connection cannot be used.
     pub(crate) fn adopt(mut self: Box<Self>, worker: WorkerId) -> Option<Box<Self>> {
-        let mut stream = self.stream.into_std().ok()?;
-        // The new registration knows nothing of what has arrived before it, so ask the socket.
         let mut bytes = [0; UNSOLICITED_BYTES];
-        let read = stream.read(&mut bytes);
-        self.stream = TcpStream::from_std(stream).ok()?;
+        let (stream, read) = self.stream.move_here(&mut bytes).ok()?;
+        self.stream = stream;
         self.worker = worker;
         self.accept_unsolicited(&bytes, read).then_some(self)
     }
 
     /// Tells the node that the connection ends, if the socket takes it at once, and closes it.
-    pub(crate) fn terminate(self: Box<Self>) {
+    pub(crate) fn terminate(mut self: Box<Self>) {
         // The node copes with a bare close too; it only would not know that it was meant.
         let _ = self.stream.try_write(b"X\0\0\0\x04");
     }

@@ -51,7 +51,7 @@ async fn a_connection_taken_by_another_worker_still_works() {
     let bench = Bench::new(1).await;
     give_back(bench.lease().await);
     let lease = checkout(&bench.pools, "x", preferring(None, 3)).await;
-    let lease = lease.unwrap();
+    let mut lease = lease.unwrap();
     let peer = bench.node.peer(&lease);
     assert_eq!(peer.try_write(b"hello").unwrap(), 5);
     lease.stream.readable().await.unwrap();
@@ -186,7 +186,7 @@ async fn an_idle_connection_that_the_node_has_ended_is_not_handed_out() {
     ] {
         for worker in [0, 1] {
             let bench = Bench::new(1).await;
-            let lease = bench.lease().await;
+            let mut lease = bench.lease().await;
             let (id, peer) = (lease.id, bench.node.peer(&lease));
             if last_words.is_empty() {
                 bench.node.peers.lock().unwrap().clear();
@@ -207,14 +207,14 @@ async fn an_idle_connection_that_the_node_has_ended_is_not_handed_out() {
 async fn notices_and_reports_do_not_end_an_idle_connection() {
     for worker in [0, 1] {
         let bench = Bench::new(1).await;
-        let lease = bench.lease().await;
+        let mut lease = bench.lease().await;
         let (id, peer) = (lease.id, bench.node.peer(&lease));
         let said = b"N\0\0\0\x05\0S\0\0\0\x0dzone\0CET\0S\0\0\0\x08a\0b\0";
         assert_eq!(peer.try_write(said).unwrap(), said.len());
         lease.stream.readable().await.unwrap();
         give_back(lease);
         let next = checkout(&bench.pools, "x", preferring(None, worker)).await;
-        let next = next.unwrap();
+        let mut next = next.unwrap();
         assert_eq!(next.id, id);
         let pairs: Vec<_> = next.parameters.iter().map(|(n, v)| (&**n, &**v)).collect();
         assert_eq!(pairs, [("zone", "CET"), ("a", "b")]);
@@ -335,7 +335,7 @@ async fn the_reaper_closes_what_is_too_old_or_dead_and_forgets_empty_pools() {
         bench.lease().await,
     ];
     let now = Instant::now();
-    let [dead, first, second] = leases;
+    let [mut dead, first, second] = leases;
     drop(bench.node.peers.lock().unwrap().remove(&dead.process_id));
     dead.stream.readable().await.unwrap();
     dead.give_back(now);

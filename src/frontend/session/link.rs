@@ -13,7 +13,6 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
 
 use super::outgoing::{Outgoing, collect};
 use super::settle::Batch;
@@ -29,6 +28,7 @@ use crate::protocol::replies::{
     ErrorKind, Hold, Outcome, ReplyScanner, Span, Stop, UnexpectedReply,
 };
 use crate::protocol::segment::SegmentEnd;
+use crate::wire::socket::Socket;
 
 /// A leased connection with the bytes under way on it.
 #[derive(Debug)]
@@ -142,7 +142,7 @@ enum Output {
 #[derive(Debug)]
 pub(super) struct ClientSide<'a> {
     /// The client's socket.
-    pub(super) stream: &'a mut TcpStream,
+    pub(super) stream: &'a mut Socket,
     /// What it has sent.
     pub(super) inbound: &'a mut Buffer,
 }
@@ -292,7 +292,11 @@ impl Link {
             }
             moved = true;
         }
-        Ok(moved)
+        // TLS may have taken more than the socket did.
+        match Pin::new(&mut self.lease.stream).poll_flush(context) {
+            Poll::Ready(Err(error)) => Err(LinkError::Server(Some(error))),
+            Poll::Ready(Ok(())) | Poll::Pending => Ok(moved),
+        }
     }
 
     /// Writes towards the client; `true` when something was written.
@@ -313,7 +317,12 @@ impl Link {
                 Output::Collected(collected) => collected.rest(),
             };
             if bytes.is_empty() {
-                self.given();
+                // TLS may have taken more than the socket did.
+                match Pin::new(&mut *client.stream).poll_flush(context) {
+                    Poll::Ready(Ok(())) => self.given(),
+                    Poll::Ready(Err(error)) => return Err(LinkError::Client(error)),
+                    Poll::Pending => return Ok(moved),
+                }
                 return Ok(true);
             }
             match Pin::new(&mut *client.stream).poll_write(context, bytes) {

@@ -30,7 +30,6 @@ use std::task::Poll;
 use std::time::Instant;
 
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::backend::cancel::CancelTarget;
@@ -55,6 +54,7 @@ use crate::protocol::frontend::tag::TERMINATE;
 use crate::protocol::message::write_message;
 use crate::protocol::segment::{InvalidSegment, Segment, find_segment};
 use crate::published::Published;
+use crate::wire::socket::Socket;
 use crate::world::DatabaseCatalog;
 
 use link::{ClientSide, Link, LinkError, Pause, Until};
@@ -93,7 +93,7 @@ pub type ServedClusters = Vec<Arc<ServedCluster>>;
 #[derive(Debug)]
 pub struct SessionParts {
     /// The client's socket, after the handshake.
-    pub client: TcpStream,
+    pub client: Socket,
     /// The worker it runs on.
     pub worker: Arc<Worker>,
     /// The clusters; replaced by a reload.
@@ -119,7 +119,7 @@ pub struct SessionParts {
 /// One client's session.
 #[derive(Debug)]
 pub struct Session {
-    client: TcpStream,
+    client: Socket,
     inbound: Buffer,
     /// How much of `inbound` is known to be whole messages.
     walked: usize,

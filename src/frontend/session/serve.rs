@@ -154,10 +154,11 @@ impl Session {
     }
 
     pub(super) async fn write_client(&mut self, bytes: &[u8]) -> Result<(), SessionEnd> {
-        self.client
-            .write_all(bytes)
-            .await
-            .map_err(|_| SessionEnd::Closed)
+        let written = async {
+            self.client.write_all(bytes).await?;
+            self.client.flush().await
+        };
+        written.await.map_err(|_| SessionEnd::Closed)
     }
 
     pub(super) fn own_context(&self) -> own::Context {

@@ -100,10 +100,13 @@ max_wal_size = 4GB
         shutil.copytree(paths["libraries"], libraries)
         output = os.path.join(work, "output")
         os.mkdir(output)
+        psql = os.path.join(work, "bin")
+        os.mkdir(psql)
+        shutil.copy(os.path.join(paths["psql"], "psql"), psql)
         for path in (inputs, output, libraries):
             self._give(path)
         command = [
-            paths["pg_regress"], f"--bindir={self.programs}", f"--dlpath={libraries}", f"--inputdir={inputs}",
+            paths["pg_regress"], f"--bindir={psql}", f"--dlpath={libraries}", f"--inputdir={inputs}",
             f"--outputdir={output}", f"--schedule={inputs}/schedule", "--use-existing", f"--dbname={DATABASE}",
             "--host=127.0.0.1", f"--port={self.ports[name]}", f"--user={OWNER}", "--max-concurrent-tests=20",
         ]
@@ -177,7 +180,8 @@ def prepare(chosen, output):
             file.write(text)
     say(f"PostgreSQL {suite.version}, the suite in {sources}")
     return {
-        "sources": sources, "schedule": schedule, "libraries": suite.libraries(sources), "pg_regress": suite.pg_regress(),
+        "sources": sources, "schedule": schedule, "libraries": suite.libraries(sources),
+        "pg_regress": suite.pg_regress(), "psql": suite.psql_directory(sources),
     }
 
 

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import tarfile
+import tempfile
 
 REGRESS = "src/test/regress"
 # Tests that others need, by the tests that need them, as far as `parallel_schedule` and the tests' own
@@ -91,6 +92,29 @@ class Suite:
             raise SuiteError(f"no pg_regress at {path}")
         return os.path.normpath(path)
 
+    def psql_directory(self, sources):
+        """The directory with the psql of the suite's own version.
+
+        psql 15.20 drops everything behind a COPY FROM STDIN that the server refused, up to `\\.`: with
+        the scripts of an earlier version that is most of a file.
+        """
+        match = re.search(r"source-([\d.]+)", sources)
+        if not match or match.group(1) == self.version:
+            return self.programs
+        version = match.group(1)
+        unpacked = os.path.join(self.cache, f"client-{version}")
+        directory = os.path.join(unpacked, f"usr/lib/postgresql/{self.major}/bin")
+        if not os.path.exists(os.path.join(directory, "psql")):
+            package = f"postgresql-client-{self.major}"
+            self.say(f"downloading {package} {version}")
+            self._apt_update()
+            offered = run(["apt-cache", *self._apt_options(), "madison", package])
+            found = re.search(rf"\| *({re.escape(version)}\S*) *\|", offered)
+            if not found:
+                raise SuiteError(f"{package} {version} cannot be had; name a source tree of {self.version} with --source")
+            self._download(f"{package}={found.group(1)}", unpacked)
+        return directory
+
     def _config(self, option):
         return run([os.path.join(self.programs, "pg_config"), option]).strip()
 
@@ -103,11 +127,16 @@ class Suite:
         headers = os.path.join(unpacked, f"usr/include/postgresql/{self.major}/server")
         if not os.path.exists(os.path.join(headers, "postgres.h")):
             self._apt_update()
-            package = f"postgresql-server-dev-{self.major}"
-            run(["apt-get", *self._apt_options(), "download", package], self._downloads())
-            (archive,) = glob.glob(os.path.join(self._downloads(), package + "_*.deb"))[:1]
-            run(["dpkg", "-x", archive, unpacked])
+            self._download(f"postgresql-server-dev-{self.major}", unpacked)
         return headers
+
+    def _download(self, package, target):
+        """Unpacks a binary package; nothing is installed."""
+        directory = tempfile.mkdtemp(dir=self._downloads())
+        run(["apt-get", *self._apt_options(), "download", package], directory)
+        (archive,) = os.listdir(directory)
+        run(["dpkg", "-x", os.path.join(directory, archive), target])
+        shutil.rmtree(directory)
 
     def _download_sources(self):
         package = f"postgresql-{self.major}"

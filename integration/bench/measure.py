@@ -28,16 +28,22 @@ def resident_kib(pid):
         return int(re.search(r"VmRSS:\s+(\d+)", file.read()).group(1))
 
 
-def answered(http):
-    """Queries that nodes have answered so far, by the node's role, from pgweir's /metrics."""
+def metric(http, name, *labels):
+    """A counter of pgweir's /metrics, summed up by the values of these labels: {(value, ...): count}."""
     with urllib.request.urlopen(f"http://127.0.0.1:{http}/metrics", timeout=10) as reply:
         text = reply.read().decode()
-    counts = {"primary": 0, "replica": 0}
+    counts = {}
     for line in text.splitlines():
-        if line.startswith("pgweir_queries_total{"):
-            role = re.search(r'role="(\w+)"', line).group(1)
-            counts[role] = counts.get(role, 0) + int(float(line.rpartition(" ")[2]))
+        if line.startswith(name + "{"):
+            key = tuple(re.search(rf'[{{,]{label}="([^"]*)"', line).group(1) for label in labels)
+            counts[key] = counts.get(key, 0) + int(float(line.rpartition(" ")[2]))
     return counts
+
+
+def answered(http):
+    """Queries that nodes have answered so far, by the node's role."""
+    counts = {role: count for (role,), count in metric(http, "pgweir_queries_total", "role").items()}
+    return {"primary": 0, "replica": 0, **counts}
 
 
 def run_cell(servers, target, cell, seconds):

@@ -31,11 +31,19 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), "bench"))
 
-from measure import answered
+from measure import answered, metric
 from servers import BenchError, Servers, postgres_directory
 from suite import THIRD, Suite, SuiteError, groups_of, reduced
 
 DATABASE = "regression"
+QUERIES = "pgweir_queries_total"
+# The counters of the report, with their labels.
+COUNTERS = {
+    QUERIES: ("role", "reason"),
+    "pgweir_pins_total": ("reason",),
+    "pgweir_misrouted_total": ("sqlstate",),
+    "pgweir_retries_total": ("cause",),
+}
 OWNER = "postgres"
 # What pg_regress itself sets for a database that it makes.
 DATABASE_SETTINGS = (
@@ -186,17 +194,16 @@ def prepare(chosen, output):
 
 
 def one_run(name, chosen, paths, output, pgweir=None):
-    """One run of the suite; queries answered by role if through pgweir."""
+    """One run of the suite; what pgweir counted in it, by metric, if through pgweir."""
     say(f"{name}: starting a primary and two replicas")
     begun = time.monotonic()
     with RegressServers(pgweir, chosen.mode, say) as servers:
-        before = answered(servers.http) if pgweir else None
         target = "pgweir" if pgweir else "direct"
         in_time = servers.suite(target, paths, chosen.seconds, os.path.join(output, name))
         counts = None
         if pgweir:
             try:
-                counts = {role: count - before[role] for role, count in answered(servers.http).items()}
+                counts = {name: metric(servers.http, name, *labels) for name, labels in COUNTERS.items()}
             except OSError as error:
                 say(f"pgweir's metrics cannot be read: {error}")
     say(f"{name}: {'done' if in_time else 'ended by force'} after {time.monotonic() - begun:.0f} s")
@@ -251,10 +258,17 @@ def report(output, direct, tests, found, counts):
     print(f"{len(tests)} files: {len(tests) - len(found)} equal, {different} different, "
           f"{len(found) - different} that the direct runs do not agree on either")
     if counts:
-        total = sum(counts.values())
-        share = counts["replica"] / total if total else 0.0
-        print(f"through pgweir: {total} queries, {counts['replica']} on replicas ({share:.0%})")
+        on_replicas, total = on_role(counts, "replica"), sum(counts[QUERIES].values())
+        print(f"through pgweir: {total} queries, {on_replicas} on replicas ({on_replicas / max(total, 1):.0%})")
+        for name, values in counts.items():
+            ordered = sorted(values.items(), key=lambda entry: -entry[1])
+            print(f"{name}: " + ", ".join(f"{' '.join(key)} {count}" for key, count in ordered))
     return different
+
+
+def on_role(counts, wanted):
+    """Queries that nodes with this role answered."""
+    return sum(count for (role, _), count in (counts or {}).get(QUERIES, {}).items() if role == wanted)
 
 
 def say(message):
@@ -277,7 +291,7 @@ def main():
     tests = [test for group in groups_of(paths["schedule"]) for test in group]
     found = compare(output, direct, tests)
     different = report(output, direct, tests, found, counts)
-    too_few = (counts or {}).get("replica", 0) < chosen.least
+    too_few = on_role(counts, "replica") < chosen.least
     if too_few:
         say(f"fewer than {chosen.least} queries ran on replicas")
     if found or too_few or chosen.keep or chosen.output:

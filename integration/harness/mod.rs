@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod parity;
 pub mod proxy;
 pub mod raw;
+pub mod relay;
 pub mod wire;
 pub mod yaml;
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
@@ -74,6 +75,13 @@ impl Wire {
 
     /// The same with more parameters in the startup packet.
     pub fn connect_with(port: u16, parameters: &[(&str, &str)]) -> Self {
+        Self::try_connect(port, parameters)
+            .unwrap_or_else(|refusal| panic!("not let in: {refusal:?}"))
+    }
+
+    /// The same, or the messages with which the client was not let in. A parameter `user` or
+    /// `database` replaces the usual one; every role's password is its name.
+    pub fn try_connect(port: u16, parameters: &[(&str, &str)]) -> Result<Self, Vec<Message>> {
         let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
         stream.set_nodelay(true).unwrap();
@@ -81,22 +89,36 @@ impl Wire {
             stream,
             greeting: Vec::new(),
         };
+        let given = |name| parameters.iter().find(|(given, _)| *given == name);
+        let user = given("user").map_or("app", |(_, user)| user);
         let base = [("user", "app"), ("database", "app")];
-        let all = base.iter().chain(parameters).copied();
+        let base = base.iter().filter(|(name, _)| given(name).is_none());
+        let all = base.chain(parameters).copied();
         wire.say(|out| frontend::startup_message(all, out).unwrap());
-        wire.authenticate();
-        wire.greeting = wire.until_ready();
-        wire
+        wire.authenticate(user)?;
+        loop {
+            let message = wire.receive();
+            let tag = message.tag;
+            wire.greeting.push(message);
+            match tag {
+                b'Z' => return Ok(wire),
+                b'E' => return Err(wire.greeting),
+                _ => {}
+            }
+        }
     }
 
-    fn authenticate(&mut self) {
-        let mut scram = ScramSha256::new(b"app", ChannelBinding::unsupported());
+    fn authenticate(&mut self, password: &str) -> Result<(), Vec<Message>> {
+        let mut scram = ScramSha256::new(password.as_bytes(), ChannelBinding::unsupported());
         loop {
             let message = self.receive();
+            if message.tag == b'E' {
+                return Err(vec![message]);
+            }
             assert_eq!(message.tag, b'R', "{message:?}");
             let (kind, data) = message.body.split_at(4);
             match kind[3] {
-                0 => return,
+                0 => return Ok(()),
                 10 => {
                     let first = scram.message().to_vec();
                     self.say(|out| {
@@ -215,16 +237,43 @@ impl Wire {
         self.value("SHOW pgweir.last_route")
     }
 
+    /// How long [`Wire::try_receive`] waits for the next bytes.
+    pub fn wait_at_most(&self, limit: Duration) {
+        self.stream.set_read_timeout(Some(limit)).unwrap();
+    }
+
+    /// The process id and the secret key from the greeting.
+    pub fn cancel_key(&self) -> (i32, Vec<u8>) {
+        let key = self.greeting.iter().find(|message| message.tag == b'K');
+        let (process_id, secret) = key.unwrap().body.split_at(4);
+        let process_id = i32::from_be_bytes(process_id.try_into().unwrap());
+        (process_id, secret.to_vec())
+    }
+
     /// Closes the socket without a word.
     pub fn vanish(self) {
         drop(self.stream.shutdown(Shutdown::Both));
     }
 }
 
-fn message(tag: u8, body: &[&[u8]]) -> Vec<u8> {
+/// Any message.
+pub fn message(tag: u8, body: &[&[u8]]) -> Vec<u8> {
     let body = body.concat();
     let length = u32::try_from(body.len() + 4).unwrap();
     [&[tag], &length.to_be_bytes()[..], &body].concat()
+}
+
+/// Asks the server at `port` to cancel what runs for the owner of the key, and waits until it has
+/// closed the connection that carried the request.
+pub fn cancel(port: u16, (process_id, secret): &(i32, Vec<u8>)) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    let length = u32::try_from(12 + secret.len()).unwrap().to_be_bytes();
+    let code = 80_877_102_i32.to_be_bytes();
+    let process_id = process_id.to_be_bytes();
+    let request = [&length[..], &code, &process_id, secret].concat();
+    stream.write_all(&request).unwrap();
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
 }
 
 /// A Query message.

@@ -1,0 +1,139 @@
+//! Cancel requests: at once, however busy the pools are, and never for another client.
+
+#![cfg(test)]
+
+mod harness;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use harness::wire::{self, Message, Wire};
+use harness::{Proxy, shared_cluster};
+use rand::RngExt as _;
+use tokio::sync::{Mutex, MutexGuard};
+
+/// Connections of one pool.
+const POOL: usize = 4;
+
+/// Within this a cancelled client must have its answer.
+const AT_ONCE: Duration = Duration::from_millis(100);
+
+/// `query_canceled`.
+const CANCELED: &str = "57014";
+
+/// A statement for the primary that does not end by itself in time.
+const LONG: &str = "SELECT pg_sleep(20), pg_is_in_recovery()";
+
+/// The tests count what sleeps on the servers, so one runs after the other.
+static TURN: Mutex<()> = Mutex::const_new(());
+
+async fn proxy() -> (Proxy, MutexGuard<'static, ()>) {
+    let turn = TURN.lock().await;
+    let pool = format!("clusters: {{ main: {{ pool: {{ size: {POOL} }} }} }}");
+    (Proxy::start(shared_cluster().await, &pool).await, turn)
+}
+
+/// Whether the answer is that the statement was cancelled; any other error is a fault.
+fn is_canceled(answer: &[Message]) -> bool {
+    let error = answer.iter().find_map(Message::sqlstate);
+    match error.as_deref() {
+        None => false,
+        Some(CANCELED) => true,
+        Some(_) => panic!("{answer:?}"),
+    }
+}
+
+/// Waits until so many statements of [`LONG`] run on the primary.
+async fn until_running(count: usize) {
+    let cluster = shared_cluster().await;
+    let running = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    harness::eventually("the pool is busy", || async {
+        let rows = cluster.superuser_sql(0, running).await.unwrap();
+        rows[0][0].as_ref().unwrap().parse::<usize>().unwrap() >= count
+    })
+    .await;
+}
+
+/// Cancels what runs for the client, and how long that took until it had its answer.
+fn time_to_cancel(port: u16, client: &mut Wire) -> Duration {
+    let start = Instant::now();
+    wire::cancel(port, &client.cancel_key());
+    let answer = client.until_ready();
+    let taken = start.elapsed();
+    assert!(is_canceled(&answer), "{answer:?}");
+    taken
+}
+
+#[tokio::test]
+async fn a_cancel_is_answered_at_once_while_all_connections_are_busy() {
+    let (proxy, _turn) = proxy().await;
+    let mut times = Vec::new();
+    let mut clients: Vec<Wire> = (0..POOL).map(|_| Wire::connect(proxy.port())).collect();
+    for _ in 0..3 {
+        for client in &mut clients {
+            client.send(&wire::query(LONG));
+        }
+        until_running(POOL).await;
+        for client in &mut clients {
+            times.push(time_to_cancel(proxy.port(), client));
+        }
+    }
+    times.sort();
+    println!("cancelled within {times:?}");
+    assert!(times[times.len() / 2] < AT_ONCE, "{times:?}");
+}
+
+#[tokio::test]
+async fn a_wrong_key_cancels_nothing() {
+    let (proxy, _turn) = proxy().await;
+    let mut client = Wire::connect(proxy.port());
+    client.send(&wire::query("SELECT pg_sleep(2), pg_is_in_recovery()"));
+    until_running(1).await;
+    let (process_id, mut secret) = client.cancel_key();
+    wire::cancel(proxy.port(), &(process_id + 1, secret.clone()));
+    secret[0] ^= 1;
+    wire::cancel(proxy.port(), &(process_id, secret));
+    assert!(!is_canceled(&client.until_ready()));
+}
+
+/// A statement that takes some milliseconds, on one of the replicas or on the primary.
+fn short_statement() -> String {
+    let mut random = rand::rng();
+    let seconds = f64::from(random.random_range(0..6_u32)) / 1000.0;
+    match random.random_range(0..3) {
+        0 => format!("SELECT pg_sleep({seconds})"),
+        1 => format!("SELECT pg_sleep({seconds}), pg_is_in_recovery()"),
+        _ => format!("BEGIN; SELECT pg_sleep({seconds}); COMMIT"),
+    }
+}
+
+/// Runs statements until told to stop, and returns how many of them were cancelled.
+fn watch_for_cancels(mut client: Wire, stop: &AtomicUsize) -> usize {
+    let mut canceled = 0;
+    while stop.load(Ordering::Relaxed) == 0 {
+        canceled += usize::from(is_canceled(&client.query(&short_statement())));
+        if canceled > 0 {
+            client.query("ROLLBACK");
+        }
+    }
+    canceled
+}
+
+#[tokio::test]
+async fn a_foreign_cancel_is_found() {
+    let (proxy, _turn) = proxy().await;
+    let port = proxy.port();
+    let stop = AtomicUsize::new(0);
+    let client = Wire::connect(port);
+    let key = client.cancel_key();
+    let found = thread::scope(|scope| {
+        let watching = scope.spawn(|| watch_for_cancels(client, &stop));
+        for _ in 0..100 {
+            wire::cancel(port, &key);
+        }
+        stop.store(1, Ordering::Relaxed);
+        watching.join().unwrap()
+    });
+    assert!(found > 0);
+}

@@ -41,7 +41,7 @@ copyselect insert insert_conflict create_function_c create_misc create_procedure
 create_index create_view create_aggregate create_function_sql constraints triggers select inherit
 updatable_views errors sanity_check select_into select_distinct subselect join aggregates transactions
 portals arrays update delete namespace prepared_xacts privileges init_privs collate matview lock rowsecurity
-password identity async misc_functions sysviews create_role rules psql select_parallel guc tsearch window
+password identity async misc_functions sysviews create_role rules psql guc tsearch window
 advisory_lock json jsonb plancache plpgsql copy2 temp prepare sequence largeobject with returning
 """
 
@@ -111,7 +111,8 @@ class Suite:
             offered = run(["apt-cache", *self._apt_options(), "madison", package])
             found = re.search(rf"\| *({re.escape(version)}\S*) *\|", offered)
             if not found:
-                raise SuiteError(f"{package} {version} cannot be had; name a source tree of {self.version} with --source")
+                hint = f"name a source tree of {self.version} with --source"
+                raise SuiteError(f"{package} {version} cannot be had; {hint}")
             self._download(f"{package}={found.group(1)}", unpacked)
         return directory
 

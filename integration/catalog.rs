@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use pgweir::config::{
     ClusterConfig, DatabasePattern, MonitorConfig, NodeConfig, Policies, PoolConfig, PoolMode,
-    Secret,
+    Secret, ServerTls,
 };
 use pgweir::control::catalog::{CatalogError, keep_current, load};
 use pgweir::core::catalog::Catalog;
@@ -323,6 +323,7 @@ fn config(cluster: &LocalCluster) -> ClusterConfig {
             max_lifetime: Duration::from_secs(1),
             checkout_timeout: Duration::from_secs(1),
         },
+        server_tls: ServerTls::Disable,
         policies: Arc::new(Policies {
             routing: routing(),
             consistency,

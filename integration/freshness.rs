@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use pgweir::config::{
     ClusterConfig, DatabasePattern, MonitorConfig, NodeConfig, Policies, PoolConfig, PoolMode,
-    Secret,
+    Secret, ServerTls,
 };
 use pgweir::control::monitor::watch_cluster;
 use pgweir::control::probe::{Answer, probe_once};
@@ -107,6 +107,7 @@ fn configuration(servers: &LocalCluster, user: &str) -> ClusterConfig {
             max_lifetime: LIMIT,
             checkout_timeout: LIMIT,
         },
+        server_tls: ServerTls::Disable,
         policies: Arc::new(policies()),
         user_policies: HashMap::new(),
     }
@@ -336,7 +337,7 @@ async fn a_frozen_primary_is_given_up() {
 async fn without_the_privilege_to_see_the_receiver_no_replica_is_trusted() {
     let servers = LocalCluster::start(ClusterOptions::new(1)).await.unwrap();
     let config = Arc::new(configuration(&servers, "app"));
-    let report = probe_once(&config.nodes[1], &config.monitor).await.unwrap();
+    let report = probe_once(&config.nodes[1], &config).await.unwrap();
     assert_eq!(report.missing_privileges, ["pg_monitor"]);
     assert!(matches!(report.answer, Answer::Replica(sample, _) if sample.timeline.is_none()));
     let world = Arc::new(ClusterWorld::new(initial_snapshot(&config), Instant::now()));
@@ -354,8 +355,8 @@ async fn without_the_privilege_to_see_the_receiver_no_replica_is_trusted() {
 async fn one_probe_tells_role_positions_and_version() {
     let servers = LocalCluster::start(ClusterOptions::new(1)).await.unwrap();
     let config = configuration(&servers, "pgweir");
-    let primary = probe_once(&config.nodes[0], &config.monitor).await.unwrap();
-    let replica = probe_once(&config.nodes[1], &config.monitor).await.unwrap();
+    let primary = probe_once(&config.nodes[0], &config).await.unwrap();
+    let replica = probe_once(&config.nodes[1], &config).await.unwrap();
     let Answer::Primary(sample) = primary.answer else {
         panic!("{primary:?}");
     };
@@ -365,5 +366,5 @@ async fn one_probe_tells_role_positions_and_version() {
     assert!(replica.missing_privileges.is_empty());
     assert!(!replica.server_version.is_empty());
     servers.kill_node(1).await.unwrap();
-    assert!(probe_once(&config.nodes[1], &config.monitor).await.is_err());
+    assert!(probe_once(&config.nodes[1], &config).await.is_err());
 }

@@ -11,11 +11,12 @@ use std::path::Path;
 
 /// The modules in import order: each may use those before it. The order is the architecture; see
 /// the crate's documentation.
-const ORDER: [&str; 16] = [
+const ORDER: [&str; 17] = [
     "limits",
     "core",
     "protocol",
     "wire",
+    "tls",
     "config",
     "metrics",
     "published",

@@ -22,8 +22,8 @@
 //!   positions of different nodes are compared only where freshness is computed.
 //! * What is not understood, not known or not measured goes to the primary, with a reason.
 //! * Every queue, cache, buffer, wait and retry has a bound, in [`limits`] or in the configuration.
-//! * A module imports only what stands above it here: `limits`, `core`, `protocol`, `wire`, `config`,
-//!   `metrics`, `published`, `world`, `backend`, `control`, `frontend`, `admin`, `app`, `sandbox`,
+//! * A module imports only what stands above it here: `limits`, `core`, `protocol`, `wire`, `tls`,
+//!   `config`, `metrics`, `published`, `world`, `backend`, `control`, `frontend`, `admin`, `app`, `sandbox`,
 //!   `cli`.
 //!
 //! # One query
@@ -57,5 +57,6 @@ pub mod metrics;
 pub mod protocol;
 pub mod published;
 pub mod sandbox;
+pub mod tls;
 pub mod wire;
 pub mod world;

@@ -142,3 +142,13 @@ pub const WORKER_STACK_BYTES: usize = 16 * 1024 * 1024;
 
 /// Memory for outgoing bytes that an idle session keeps, in bytes.
 pub const SPARE_BYTES: usize = 1024;
+
+/// TLS handshakes with clients that have begun, at once, over all workers: each takes about a
+/// millisecond of one core (RSA 2048) and waits a round trip.
+pub const TLS_HANDSHAKES: usize = 256;
+
+/// From a client's first TLS message to the end of the handshake: two round trips at most.
+pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest certificate or key file, in bytes; a bundle of all public authorities has about 250 kB.
+pub const TLS_FILE_BYTES: u64 = 4 * 1024 * 1024;

@@ -134,7 +134,7 @@ impl RunningClusters {
 
 /// What sessions lease and what is known of the nodes stays valid as long as these are the same.
 fn has_same_nodes(old: &ClusterConfig, new: &ClusterConfig) -> bool {
-    old.nodes == new.nodes && old.pool == new.pool
+    old.nodes == new.nodes && old.pool == new.pool && old.server_tls == new.server_tls
 }
 
 fn parts_of(cluster: &ServedCluster) -> ServedCluster {

@@ -7,22 +7,21 @@ mod clusters;
 mod worker;
 
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::admin::{self, AdminState};
-use crate::config::{self, Config, ProcessEnvironment};
+use crate::config::{self, Config, ListenAddress, ProcessEnvironment};
 use crate::frontend::auth::Authenticator;
 use crate::frontend::cancel_keys::CancelKeys;
 use crate::frontend::listener::{Listener, Seats};
-use crate::limits::{DRAIN_TIMEOUT, REAP_INTERVAL};
+use crate::limits::{DRAIN_TIMEOUT, REAP_INTERVAL, TLS_HANDSHAKES};
 use crate::metrics::Metrics;
 use crate::published::Published;
 
@@ -42,7 +41,7 @@ pub enum Error {
     #[error("listening on {address}")]
     Listen {
         /// The address.
-        address: SocketAddr,
+        address: ListenAddress,
         /// Why.
         #[source]
         source: io::Error,
@@ -88,6 +87,7 @@ impl App {
             config: Arc::new(config),
         }));
         let keys = Arc::new(CancelKeys::new(running.load().config.limits.max_clients));
+        let tls_slots = Arc::new(Semaphore::new(TLS_HANDSHAKES));
         let served = clusters.served();
         let workers = (0..workers)
             .map(|id| {
@@ -96,6 +96,7 @@ impl App {
                     clusters: Arc::clone(&served),
                     keys: Arc::clone(&keys),
                     metrics: Arc::clone(&metrics),
+                    tls_slots: Arc::clone(&tls_slots),
                     shutdown: stops.clone(),
                 };
                 WorkerThread::start(id, context)
@@ -136,9 +137,11 @@ impl App {
     }
 
     fn listen(&self, config: &Config, tasks: &mut JoinSet<()>) -> Result<(), Error> {
-        for &address in &config.listen {
-            let listener =
-                Listener::bind(address).map_err(|source| Error::Listen { address, source })?;
+        for address in &config.listen {
+            let listener = Listener::bind(address).map_err(|source| Error::Listen {
+                address: address.clone(),
+                source,
+            })?;
             tracing::info!(address = %listener.address(), "listening");
             let handles = self.workers.iter().map(WorkerThread::handle).collect();
             tasks.spawn(listener.run(handles, Arc::clone(&self.seats), self.shutdown.subscribe()));
@@ -152,7 +155,10 @@ impl App {
         };
         let listener = TcpListener::bind(address)
             .await
-            .map_err(|source| Error::Listen { address, source })?;
+            .map_err(|source| Error::Listen {
+                address: ListenAddress::Tcp(address),
+                source,
+            })?;
         tracing::info!(address = %address, "serving metrics and health");
         let state = AdminState {
             metrics: Arc::clone(&self.metrics),

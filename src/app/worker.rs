@@ -4,8 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::thread;
 
-use tokio::net::TcpStream;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 
 use super::CANCEL_TIMEOUT;
@@ -16,7 +15,7 @@ use crate::frontend::auth::Authenticator;
 use crate::frontend::cancel_keys::{CancelKeys, KeyLength};
 use crate::frontend::error::ProxyError;
 use crate::frontend::handshake::{Authenticated, HandshakeError, Outcome, Terms, receive};
-use crate::frontend::listener::{Incoming, WorkerHandle};
+use crate::frontend::listener::{ClientAddress, Incoming, WorkerHandle};
 use crate::frontend::session::{ServedClusters, Session, SessionParts, Worker};
 use crate::limits::{WORKER_QUEUE, WORKER_STACK_BYTES};
 use crate::metrics::Metrics;
@@ -38,6 +37,8 @@ pub(super) struct Context {
     pub(super) clusters: Arc<Published<ServedClusters>>,
     pub(super) keys: Arc<CancelKeys>,
     pub(super) metrics: Arc<Metrics>,
+    /// Permits for TLS handshakes with clients.
+    pub(super) tls_slots: Arc<Semaphore>,
     pub(super) shutdown: watch::Receiver<bool>,
 }
 
@@ -106,7 +107,7 @@ fn log_panic(ended: Result<(), JoinError>) {
 }
 
 async fn serve_client(incoming: Incoming, worker: Arc<Worker>, context: Context) {
-    let Ok(stream) = TcpStream::from_std(incoming.stream) else {
+    let Ok(stream) = incoming.stream.register() else {
         return;
     };
     let running = context.running.load_full();
@@ -117,6 +118,7 @@ async fn serve_client(incoming: Incoming, worker: Arc<Worker>, context: Context)
         config: &running.config,
         authenticator: &running.authenticator,
         admission,
+        tls_slots: &context.tls_slots,
         deadline,
     };
     match Box::pin(receive(Socket::from(stream), terms)).await {
@@ -192,12 +194,17 @@ async fn cancel(request: &CancelRequest, keys: &CancelKeys) {
     }
 }
 
-fn log_refusal(error: &HandshakeError, peer: std::net::SocketAddr) {
+fn log_refusal(error: &HandshakeError, peer: ClientAddress) {
     match error {
-        HandshakeError::Refused(ProxyError::AuthenticationFailed { .. }) => {
+        HandshakeError::Refused(
+            ProxyError::AuthenticationFailed { .. } | ProxyError::CertificateRefused { .. },
+        ) => {
             tracing::info!(%peer, error = error as &dyn std::error::Error, "login refused");
         }
-        HandshakeError::Refused(_) | HandshakeError::Closed(_) | HandshakeError::Silent => {
+        HandshakeError::Refused(_)
+        | HandshakeError::Closed(_)
+        | HandshakeError::Tls(_)
+        | HandshakeError::Silent => {
             tracing::debug!(%peer, error = error as &dyn std::error::Error, "no session");
         }
     }

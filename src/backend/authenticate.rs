@@ -7,7 +7,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use postgres_protocol::authentication::md5_hash;
-use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use postgres_protocol::authentication::sasl::{
+    ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
+};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::Semaphore;
 
@@ -62,11 +64,21 @@ impl KeyDerivation {
 }
 
 /// Who logs in, and with what.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) struct Login<'a> {
     pub(crate) user: &'a str,
     pub(crate) password: &'a Secret,
     pub(crate) derivation: &'a KeyDerivation,
+    pub(crate) channel: Channel,
+}
+
+/// What SCRAM can be bound to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Channel {
+    /// Nothing: the connection is not encrypted.
+    Plain,
+    /// `tls-server-end-point` of an encrypted connection; `None` if the node's certificate has none.
+    Encrypted(Option<Vec<u8>>),
 }
 
 impl fmt::Debug for Login<'_> {
@@ -81,7 +93,7 @@ impl fmt::Debug for Login<'_> {
 /// When the node refuses, asks for what is not supported, or breaks the protocol.
 pub(crate) async fn authenticate<S>(
     stream: &mut BufReader<S>,
-    login: Login<'_>,
+    login: &Login<'_>,
 ) -> Result<(), ConnectError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -113,35 +125,29 @@ fn unsupported(code: i32) -> ConnectError {
     ConnectError::UnsupportedAuthentication(AuthenticationRequest(code))
 }
 
-fn password(login: Login<'_>) -> Result<&str, ConnectError> {
+fn password<'a>(login: &Login<'a>) -> Result<&'a str, ConnectError> {
     match login.password.expose() {
         "" => Err(ConnectError::NoPassword),
         password => Ok(password),
     }
 }
 
-/// SCRAM-SHA-256 without channel binding; `offered` holds the names of the mechanisms.
+/// SCRAM, bound to the channel where both sides can; `offered` holds the names of the mechanisms.
 async fn scram<S>(
     stream: &mut BufReader<S>,
-    login: Login<'_>,
-    mut offered: Reader<'_>,
+    login: &Login<'_>,
+    offered: Reader<'_>,
 ) -> Result<(), ConnectError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    loop {
-        match offered.string()? {
-            b"" => return Err(unsupported(SASL)),
-            name if name == SCRAM_SHA_256.as_bytes() => break,
-            _ => {}
-        }
-    }
+    let (mechanism, binding) = choose(offered, &login.channel)?;
     let password = password(login)?.as_bytes();
-    let scram = ScramSha256::new(password, ChannelBinding::unsupported());
+    let scram = ScramSha256::new(password, binding);
     let first = scram.message();
     let length = i32::try_from(first.len()).map_err(|_| MALFORMED)?;
     send(stream, |body| {
-        write_string(body, SCRAM_SHA_256.as_bytes());
+        write_string(body, mechanism.as_bytes());
         body.extend_from_slice(&length.to_be_bytes());
         body.extend_from_slice(first);
     })
@@ -151,6 +157,35 @@ where
     send(stream, |body| body.extend_from_slice(scram.message())).await?;
     let outcome = sasl_data(stream, SASL_FINAL).await?;
     scram.finish(&outcome).map_err(ConnectError::Scram)
+}
+
+/// The mechanism that is used, and what it is bound to. Whoever could have been bound and was not
+/// offered it says so, which a node that did offer it takes for an attack (RFC 5802, section 6).
+fn choose(
+    mut offered: Reader<'_>,
+    channel: &Channel,
+) -> Result<(&'static str, ChannelBinding), ConnectError> {
+    let (mut plain, mut plus) = (false, false);
+    loop {
+        match offered.string()? {
+            b"" => break,
+            name => {
+                plain |= name == SCRAM_SHA_256.as_bytes();
+                plus |= name == SCRAM_SHA_256_PLUS.as_bytes();
+            }
+        }
+    }
+    match channel {
+        Channel::Encrypted(Some(end_point)) if plus => {
+            let binding = ChannelBinding::tls_server_end_point(end_point.clone());
+            Ok((SCRAM_SHA_256_PLUS, binding))
+        }
+        Channel::Encrypted(Some(_)) if plain => Ok((SCRAM_SHA_256, ChannelBinding::unrequested())),
+        Channel::Encrypted(None) | Channel::Plain if plain => {
+            Ok((SCRAM_SHA_256, ChannelBinding::unsupported()))
+        }
+        Channel::Encrypted(_) | Channel::Plain => Err(unsupported(SASL)),
+    }
 }
 
 /// The data of the next authentication request, which must be `expected`.

@@ -1,17 +1,15 @@
 //! Cancels what runs on a server connection.
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout_at;
 
-use crate::backend::connect::connect_tcp;
+use crate::backend::connect::{NodeAddress, NodeEncryption, open_again};
 use crate::backend::connection::BackendConnection;
-use crate::config::NodeConfig;
 use crate::protocol::message::write_counted;
+use crate::wire::socket::Socket;
 
 /// `CANCEL_REQUEST_CODE`, `PG_PROTOCOL(1234, 5678)`, of `src/include/libpq/pqcomm.h`.
 const CANCEL_REQUEST: i32 = (1234 << 16) + 5678;
@@ -20,7 +18,9 @@ const CANCEL_REQUEST: i32 = (1234 << 16) + 5678;
 #[derive(Clone)]
 pub struct CancelTarget {
     /// The very address that the connection leads to.
-    pub peer: SocketAddr,
+    pub peer: NodeAddress,
+    /// How the request is encrypted; `None` if the connection itself is not.
+    pub encryption: Option<NodeEncryption>,
     /// The process on the node.
     pub process_id: i32,
     /// Its secret.
@@ -40,7 +40,8 @@ impl std::fmt::Debug for CancelTarget {
 impl From<&BackendConnection> for CancelTarget {
     fn from(connection: &BackendConnection) -> Self {
         Self {
-            peer: connection.peer,
+            peer: connection.peer.clone(),
+            encryption: connection.encryption.clone(),
             process_id: connection.process_id,
             key: connection.cancel_key.clone(),
         }
@@ -55,29 +56,18 @@ impl CancelTarget {
     /// When the node is not reached or `deadline` passes first.
     pub async fn cancel(&self, deadline: Instant) -> io::Result<()> {
         let request = async {
-            let stream = TcpStream::connect(self.peer).await?;
-            send(stream, self.process_id, &self.key).await
+            let plain = open_again(&self.peer).await.map_err(io::Error::other)?;
+            let socket = match &self.encryption {
+                None => Socket::Plain(plain),
+                Some(encryption) => {
+                    let encrypted = encryption.require(plain).await;
+                    encrypted.map_err(io::Error::other)?
+                }
+            };
+            send(socket, self.process_id, &self.key).await
         };
         within(deadline, request).await
     }
-}
-
-/// As [`CancelTarget::cancel`], for a node whose name is resolved again.
-///
-/// # Errors
-/// When the node is not reached or `deadline` passes first.
-pub async fn cancel(
-    node: &NodeConfig,
-    process_id: i32,
-    key: &[u8],
-    deadline: Instant,
-) -> io::Result<()> {
-    let request = async {
-        let connecting = connect_tcp(node, deadline).await;
-        let stream = connecting.map_err(io::Error::other)?;
-        send(stream, process_id, key).await
-    };
-    within(deadline, request).await
 }
 
 async fn within(
@@ -90,7 +80,7 @@ async fn within(
 
 /// Sends the request and waits for the close: the node never answers (manual, "Canceling Requests
 /// in Progress").
-async fn send(mut stream: TcpStream, process_id: i32, key: &[u8]) -> io::Result<()> {
+async fn send(mut stream: Socket, process_id: i32, key: &[u8]) -> io::Result<()> {
     let mut request = Vec::with_capacity(16);
     write_counted(&mut request, |body| {
         body.extend_from_slice(&CANCEL_REQUEST.to_be_bytes());
@@ -98,11 +88,20 @@ async fn send(mut stream: TcpStream, process_id: i32, key: &[u8]) -> io::Result<
         body.extend_from_slice(key);
     });
     stream.write_all(&request).await?;
+    stream.flush().await?;
     match stream.read(&mut [0; 16]).await {
         Ok(0) => Ok(()),
         Ok(_) => Err(io::ErrorKind::InvalidData.into()),
         // The postmaster may close before it has read everything.
-        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(()),
+        Err(error)
+            if matches!(
+                error.kind(),
+                // TLS may end without a word.
+                io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof
+            ) =>
+        {
+            Ok(())
+        }
         Err(error) => Err(error),
     }
 }
@@ -119,7 +118,8 @@ mod tests {
     async fn request_is_sent_and_the_close_awaited() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let target = CancelTarget {
-            peer: listener.local_addr().unwrap(),
+            peer: NodeAddress::Tcp(listener.local_addr().unwrap()),
+            encryption: None,
             process_id: 7,
             key: Box::from(*b"secret"),
         };
@@ -138,15 +138,14 @@ mod tests {
     #[tokio::test]
     async fn a_node_that_does_not_close_hits_the_deadline() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let node = NodeConfig {
-            name: "a".into(),
-            host: "127.0.0.1".into(),
-            port: listener.local_addr().unwrap().port(),
-            zone: None,
-            weight: 1,
+        let target = CancelTarget {
+            peer: NodeAddress::Tcp(listener.local_addr().unwrap()),
+            encryption: None,
+            process_id: 1,
+            key: Box::from(*b"1234"),
         };
         let deadline = Instant::now() + Duration::from_millis(50);
-        let error = cancel(&node, 1, b"1234", deadline).await.unwrap_err();
+        let error = target.cancel(deadline).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }

@@ -1,31 +1,29 @@
-//! Opens one server connection: TCP, startup packet, authentication, `ReadyForQuery`.
+//! Opens one server connection: socket, TLS, startup packet, authentication, `ReadyForQuery`.
 
-use std::io;
-use std::net::SocketAddr;
+mod open;
+
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
-use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout_at;
 
-use crate::backend::authenticate::{KeyDerivation, Login, authenticate};
+use crate::backend::authenticate::{Channel, KeyDerivation, Login, authenticate};
 use crate::backend::connection::{
     BackendConnection, ConnectionId, ReportedParameters, WorkerId, parameter_status,
 };
 use crate::backend::error::{ConnectError, ServerError};
 use crate::backend::startup::{StartupParameters, startup_packet};
 use crate::backend::state::{AppliedSettings, PreparedNames};
-use crate::config::{NodeConfig, Secret};
+use crate::config::{NodeConfig, Secret, ServerTls};
 use crate::core::snapshot::NodeId;
 use crate::limits::{BACKEND_STARTUP_MESSAGES, CANCEL_KEY_BYTES, STARTUP_REPLY_BYTES};
 use crate::protocol::message::Reader;
+use crate::tls::certificate::end_point;
 use crate::wire::read_message;
 
-/// Silence after which the kernel asks whether the node's host is still there, and between asking.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+pub use open::{NodeAddress, NodeEncryption};
+pub(crate) use open::{Opened, open, open_again, open_plain};
 
 /// Where to, as whom, and with what.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +32,8 @@ pub struct Target<'a> {
     pub id: NodeId,
     /// The node's address.
     pub node: &'a NodeConfig,
+    /// How the connection is encrypted.
+    pub tls: &'a ServerTls,
     /// The database.
     pub database: &'a str,
     /// The role.
@@ -58,27 +58,17 @@ pub async fn connect(
     (id, worker): (ConnectionId, WorkerId),
     deadline: Instant,
 ) -> Result<BackendConnection, ConnectError> {
-    let packet = startup_packet(target.user, target.database, target.startup)?;
-    let login = Login {
-        user: target.user,
-        password: target.password,
-        derivation,
-    };
-    let opening = async {
-        let mut stream = connect_tcp(target.node, deadline).await?;
-        let peer = stream.peer_addr().map_err(ConnectError::Tcp)?;
-        let greeting = handshake(&mut stream, &packet, login).await?;
-        Ok((stream, peer, greeting))
-    };
-    let (stream, peer, greeting) = timeout_at(deadline.into(), opening)
+    let opening = log_in(target, derivation, deadline);
+    let (opened, greeting) = timeout_at(deadline.into(), opening)
         .await
         .unwrap_or(Err(ConnectError::Timeout))?;
     let now = Instant::now();
     Ok(BackendConnection {
         id,
         node: target.id,
-        peer,
-        stream: stream.into(),
+        peer: opened.address,
+        encryption: opened.encryption,
+        stream: opened.socket,
         worker,
         process_id: greeting.process_id,
         cancel_key: greeting.cancel_key,
@@ -93,37 +83,35 @@ pub async fn connect(
     })
 }
 
-/// Connects to the first address of the node that answers. Each address gets an equal share of the
-/// time that is left, so that one dead address does not use it up.
-pub(crate) async fn connect_tcp(
-    node: &NodeConfig,
+async fn log_in(
+    target: Target<'_>,
+    derivation: &KeyDerivation,
     deadline: Instant,
-) -> Result<TcpStream, ConnectError> {
-    let found = lookup_host((node.host.as_str(), node.port)).await;
-    let addresses: Vec<SocketAddr> = found.map_err(ConnectError::Resolve)?.collect();
-    let mut last = ConnectError::Resolve(io::ErrorKind::NotFound.into());
-    for (tried, address) in addresses.iter().enumerate() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let shares = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
-        let attempt = tokio::time::timeout(left / shares, TcpStream::connect(address));
-        match attempt.await {
-            Ok(Ok(stream)) => {
-                prepare_socket(&stream).map_err(ConnectError::Tcp)?;
-                return Ok(stream);
-            }
-            Ok(Err(error)) => last = ConnectError::Tcp(error),
-            Err(_) => last = ConnectError::Timeout,
+) -> Result<(Opened, Greeting), ConnectError> {
+    let packet = startup_packet(target.user, target.database, target.startup)?;
+    let mut opened = open(target.node, target.tls, deadline).await?;
+    let certificate = opened.socket.peer_certificate();
+    let login = Login {
+        user: target.user,
+        password: target.password,
+        derivation,
+        channel: match certificate {
+            None => Channel::Plain,
+            Some(certificate) => Channel::Encrypted(end_point(certificate)),
+        },
+    };
+    match handshake(&mut opened.socket, &packet, &login).await {
+        Err(ConnectError::Server(error)) if opened.fallback.applies(error.sqlstate()) => {
+            let mut plain = open_plain(target.node, deadline).await?;
+            let login = Login {
+                channel: Channel::Plain,
+                ..login
+            };
+            let greeting = handshake(&mut plain.socket, &packet, &login).await?;
+            Ok((plain, greeting))
         }
+        outcome => Ok((opened, outcome?)),
     }
-    Err(last)
-}
-
-fn prepare_socket(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_IDLE)
-        .with_interval(KEEPALIVE_INTERVAL);
-    SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
 /// What the node said before its first `ReadyForQuery`.
@@ -139,7 +127,7 @@ struct Greeting {
 async fn handshake<S>(
     stream: &mut S,
     packet: &[u8],
-    login: Login<'_>,
+    login: &Login<'_>,
 ) -> Result<Greeting, ConnectError>
 where
     S: AsyncRead + AsyncWrite + Unpin,

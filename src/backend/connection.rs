@@ -2,10 +2,10 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::backend::connect::{NodeAddress, NodeEncryption};
 use crate::backend::startup::StartupParameters;
 use crate::backend::state::{AppliedSettings, PreparedNames};
 use crate::core::snapshot::NodeId;
@@ -32,7 +32,9 @@ pub struct BackendConnection {
     /// The node it leads to.
     pub node: NodeId,
     /// The address it leads to; cancel requests go there.
-    pub peer: SocketAddr,
+    pub peer: NodeAddress,
+    /// How cancel requests are encrypted; `None` if the connection itself is not.
+    pub encryption: Option<NodeEncryption>,
     /// The socket; nothing of it is read ahead.
     pub stream: Socket,
     /// The worker whose runtime the socket is registered with.

@@ -16,6 +16,12 @@ pub enum ConnectError {
     /// No TCP connection: refused, unreachable, or no local port.
     #[error("connecting to the node")]
     Tcp(#[source] io::Error),
+    /// The node does not encrypt connections, and must.
+    #[error("the node does not support TLS, but server_tls requires it")]
+    NoTls,
+    /// The TLS handshake failed; most often the node does not prove what it must.
+    #[error("negotiating TLS with the node")]
+    Tls(#[source] io::Error),
     /// The deadline passed somewhere between name resolution and `ReadyForQuery`.
     #[error("the node did not complete the connection in time")]
     Timeout,
@@ -63,6 +69,8 @@ impl ConnectError {
             Self::Server(error) => Some(error),
             Self::Resolve(_)
             | Self::Tcp(_)
+            | Self::NoTls
+            | Self::Tls(_)
             | Self::Timeout
             | Self::Io(_)
             | Self::UnsupportedAuthentication(_)
@@ -80,6 +88,8 @@ impl ConnectError {
             Self::Server(error) => error.fault(),
             Self::Resolve(_)
             | Self::Tcp(_)
+            | Self::NoTls
+            | Self::Tls(_)
             | Self::Timeout
             | Self::Io(_)
             | Self::Protocol(_)

@@ -1,9 +1,30 @@
-//! Where `${NAME}` in a value comes from.
+//! Where `${NAME}` in a value, and the contents of a file that a value names, come from.
 
-/// A source of strings by name.
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use crate::limits::TLS_FILE_BYTES;
+
+/// A source of strings by name, and of files.
 pub trait Environment {
     /// The value of `name`; `None` if it is not set.
     fn value_of(&self, name: &str) -> Option<String>;
+
+    /// The contents of the file at `path`.
+    ///
+    /// # Errors
+    /// When it cannot be read or is longer than `TLS_FILE_BYTES`.
+    fn read_file(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let mut contents = Vec::new();
+        File::open(path)?
+            .take(TLS_FILE_BYTES + 1)
+            .read_to_end(&mut contents)?;
+        if u64::try_from(contents.len()).is_ok_and(|bytes| bytes > TLS_FILE_BYTES) {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        Ok(contents)
+    }
 }
 
 /// The variables of this process. A value that is not UTF-8 counts as not set.

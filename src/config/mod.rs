@@ -9,9 +9,11 @@ mod check;
 mod environment;
 mod errors;
 mod limits;
+mod listen;
 mod raw;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod units;
 
 use std::collections::HashMap;
@@ -19,7 +21,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +30,8 @@ use limits::CONFIG_FILE_BYTES;
 
 pub use environment::{Environment, ProcessEnvironment};
 pub use errors::{ConfigErrors, Fault};
+pub use listen::{ListenAddress, socket_path};
+pub use tls::{ClientTls, NodeTls, ServerTls};
 
 /// Reads and proves the file at `path`; `${NAME}` in a value comes from `environment`.
 ///
@@ -85,7 +89,7 @@ pub fn parse(
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where clients connect.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<ListenAddress>,
     /// Where `/metrics`, `/healthz` and `/readyz` are served.
     pub http: Option<SocketAddr>,
     /// How many worker threads relay.
@@ -96,6 +100,8 @@ pub struct Config {
     pub users: HashMap<String, Arc<UserConfig>>,
     /// How clients prove who they are.
     pub auth_method: AuthMethod,
+    /// Encryption of client connections.
+    pub client_tls: ClientTls,
     /// Bounds on clients.
     pub limits: ClientLimits,
     /// How logs are written.
@@ -115,6 +121,8 @@ pub struct ClusterConfig {
     pub monitor: MonitorConfig,
     /// How server connections are pooled.
     pub pool: PoolConfig,
+    /// Encryption of connections to the nodes.
+    pub server_tls: ServerTls,
     /// The policies of users without overrides.
     pub policies: Arc<Policies>,
     /// The policies of users with overrides, by user name.
@@ -151,14 +159,22 @@ pub enum DatabasePattern {
 pub struct NodeConfig {
     /// Its name in logs and metrics; unique in the cluster.
     pub name: Arc<str>,
-    /// Host name or address.
+    /// Host name or address; or, if it starts with `/`, the directory of a Unix socket.
     pub host: String,
-    /// TCP port.
+    /// TCP port, or the one in the socket's name.
     pub port: u16,
     /// Where it runs.
     pub zone: Option<Arc<str>>,
     /// Its share of the reads relative to other replicas; 0 takes no reads.
     pub weight: u32,
+}
+
+impl NodeConfig {
+    /// The path of the node's Unix socket; `None` for a node that is reached over TCP.
+    pub fn socket(&self) -> Option<PathBuf> {
+        let directory = self.host.starts_with('/').then(|| Path::new(&self.host))?;
+        Some(socket_path(directory, self.port))
+    }
 }
 
 /// How the nodes are measured.
@@ -212,6 +228,8 @@ pub enum AuthMethod {
     Md5,
     /// The password itself.
     Password,
+    /// A certificate whose common name is the user's name.
+    Certificate,
     /// Nothing is asked.
     Trust,
 }

@@ -6,6 +6,7 @@ use super::*;
 use crate::core::policy::{Balance, OnNoReplica, ReadAfterWrite};
 use crate::core::statement::Consistency;
 
+mod encryption;
 mod refused;
 
 /// An environment with a few fixed variables.
@@ -65,7 +66,10 @@ fn every_example_is_accepted() {
 #[test]
 fn the_smallest_file_has_the_defaults_of_the_contract() {
     let config = accepted(SMALLEST);
-    assert_eq!(config.listen, ["127.0.0.1:6432".parse().unwrap()]);
+    assert_eq!(
+        config.listen,
+        [ListenAddress::Tcp("127.0.0.1:6432".parse().unwrap())]
+    );
     assert_eq!(config.http, None);
     assert!(config.workers >= 1);
     assert_eq!(config.auth_method, AuthMethod::ScramSha256);
@@ -142,6 +146,8 @@ fn the_full_example_states_the_defaults() {
     assert_eq!(config.auth_method, smallest.auth_method);
     let main = &config.clusters[0];
     assert_eq!(main.pool, smallest.clusters[0].pool);
+    assert_eq!(main.server_tls, smallest.clusters[0].server_tls);
+    assert!(config.client_tls.acceptor().is_none());
     assert_eq!(main.databases, smallest.clusters[0].databases);
     let mut expected = default_policies();
     expected.routing.zone = Some(Arc::from("eu-1"));
@@ -234,7 +240,10 @@ limits: { max_clients: 5, startup_timeout: 1s, max_message: 1MiB, idle_in_transa
 log: { format: json, level: trace }
 "#,
     );
-    assert_eq!(config.listen[1], "[::1]:6432".parse().unwrap());
+    assert_eq!(
+        config.listen[1],
+        ListenAddress::Tcp("[::1]:6432".parse().unwrap())
+    );
     assert_eq!(config.http, Some("127.0.0.1:0".parse().unwrap()));
     assert_eq!(config.workers, 3);
     let main = &config.clusters[0];

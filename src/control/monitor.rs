@@ -102,7 +102,7 @@ impl NodeWatcher {
     async fn run(self) {
         let mut pauses = Backoff::default();
         loop {
-            let error = match ProbeConnection::open(&self.node, &self.watch.cluster.monitor).await {
+            let error = match ProbeConnection::open(&self.node, &self.watch.cluster).await {
                 Ok(mut connection) => {
                     let error = self
                         .probe_while_answering(&mut connection, &mut pauses)

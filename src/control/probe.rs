@@ -8,13 +8,15 @@
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::PgLsn;
-use tokio_postgres::{Client, NoTls, Row, Statement};
+use tokio_postgres::{Client, Row, Statement};
 
+use super::connect::{OpenError, connect};
 use super::limits::{MONITOR_CONNECT_DEADLINE, PROBE_DEADLINE};
-use crate::config::{MonitorConfig, NodeConfig};
+use crate::backend::error::ConnectError;
+use crate::config::{ClusterConfig, NodeConfig};
 use crate::core::freshness::observer::NodeIdentity;
 use crate::core::freshness::{PrimarySample, ReplicaSample, WalGeometry};
 use crate::core::lsn::Lsn;
@@ -60,7 +62,10 @@ pub enum ProbeError {
     /// No answer in time.
     #[error("no answer within {}", humane(*.0))]
     Deadline(Duration),
-    /// The connection could not be made, was lost, or the server refused.
+    /// There is no socket, or it could not be encrypted.
+    #[error("{}", with_causes(.0))]
+    Socket(#[source] ConnectError),
+    /// The connection was lost, or the server refused.
     #[error("{}", describe(.0))]
     Postgres(#[from] tokio_postgres::Error),
     /// The server answered something that is not what this probe asks for.
@@ -83,6 +88,21 @@ fn describe(error: &tokio_postgres::Error) -> String {
     }
 }
 
+/// An error with all of its causes, on one line.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+impl From<OpenError> for ProbeError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Socket(error) => Self::Socket(error),
+            OpenError::Login(error) => Self::Postgres(error),
+        }
+    }
+}
+
 impl ProbeError {
     /// Whether the server is alive and only lacks room for one more connection (class 53).
     pub fn is_busy(&self) -> bool {
@@ -90,7 +110,7 @@ impl ProbeError {
             Self::Postgres(error) => error
                 .code()
                 .is_some_and(|code| *code == SqlState::TOO_MANY_CONNECTIONS),
-            Self::Deadline(_) | Self::Answer(_) => false,
+            Self::Deadline(_) | Self::Socket(_) | Self::Answer(_) => false,
         }
     }
 }
@@ -167,10 +187,11 @@ impl ProbeConnection {
     /// # Errors
     /// When the node cannot be reached within `MONITOR_CONNECT_DEADLINE`, refuses, or does not
     /// answer as PostgreSQL does.
-    pub async fn open(node: &NodeConfig, monitor: &MonitorConfig) -> Result<Self, ProbeError> {
-        timeout(
-            MONITOR_CONNECT_DEADLINE,
-            Self::open_unbounded(node, monitor),
+    pub async fn open(node: &NodeConfig, cluster: &ClusterConfig) -> Result<Self, ProbeError> {
+        let deadline = Instant::now() + MONITOR_CONNECT_DEADLINE;
+        timeout_at(
+            deadline.into(),
+            Self::open_unbounded(node, cluster, deadline),
         )
         .await
         .map_err(|_| ProbeError::Deadline(MONITOR_CONNECT_DEADLINE))?
@@ -178,17 +199,17 @@ impl ProbeConnection {
 
     async fn open_unbounded(
         node: &NodeConfig,
-        monitor: &MonitorConfig,
+        cluster: &ClusterConfig,
+        deadline: Instant,
     ) -> Result<Self, ProbeError> {
-        let (client, connection) = tokio_postgres::Config::new()
-            .host(&node.host)
-            .port(node.port)
+        let monitor = &cluster.monitor;
+        let mut login = tokio_postgres::Config::new();
+        login
             .user(&monitor.user)
             .password(monitor.password.expose())
             .dbname(&monitor.database)
-            .application_name("pgweir-monitor")
-            .connect(NoTls)
-            .await?;
+            .application_name("pgweir-monitor");
+        let (client, connection) = connect(node, &cluster.server_tls, login, deadline).await?;
         // A lost connection shows in the client, so the driver's own result says nothing more.
         let driver = Driver(tokio::spawn(async move { drop(connection.await) }));
         let row = client.query_one(IDENTITY_SQL, &[]).await?;
@@ -334,15 +355,15 @@ impl ProbeReport {
     }
 }
 
-/// Connects to `node`, asks once and disconnects.
+/// Connects to `node` of `cluster`, asks once and disconnects.
 ///
 /// # Errors
 /// When the node cannot be reached or does not answer in time.
 pub async fn probe_once(
     node: &NodeConfig,
-    monitor: &MonitorConfig,
+    cluster: &ClusterConfig,
 ) -> Result<ProbeReport, ProbeError> {
-    let connection = ProbeConnection::open(node, monitor).await?;
+    let connection = ProbeConnection::open(node, cluster).await?;
     let answer = connection.ask().await?;
     let missing_privileges = match connection.privilege {
         Privilege::Granted => vec![],

@@ -17,6 +17,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use pgwire::api::auth::md5pass::hash_md5_password;
+use pgwire::api::auth::sasl::scram::ScramServerAuth;
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::error::ProxyError;
@@ -36,8 +37,21 @@ mod code {
     pub(super) const SASL_FINAL: i32 = 12;
 }
 
-/// The only SASL mechanism that is offered; channel binding needs TLS.
-const MECHANISM: &[u8] = b"SCRAM-SHA-256";
+/// The SASL mechanism that is always offered.
+const SCRAM: &[u8] = b"SCRAM-SHA-256";
+
+/// The one that is bound to an encrypted connection.
+const SCRAM_PLUS: &[u8] = b"SCRAM-SHA-256-PLUS";
+
+/// What the connection itself says of the client.
+#[derive(Debug, Default)]
+pub struct Channel<'a> {
+    /// SCRAM that is bound to the connection; `None` if it is not encrypted or cannot be bound to.
+    pub binding: Option<&'a ScramServerAuth>,
+    /// The common name of the certificate that the client has shown and that has been verified:
+    /// `None` without a certificate, `Some(None)` if it names nobody.
+    pub certificate: Option<Option<String>>,
+}
 
 /// Who may log in and how; built from one configuration.
 pub struct Authenticator {
@@ -120,8 +134,9 @@ impl Authenticator {
     /// Begins the exchange with a client that says it is `user`.
     ///
     /// # Errors
-    /// [`ProxyError::UnknownRole`] where nobody is asked for a password.
-    pub fn begin(&self, user: &str) -> Result<Progress, ProxyError> {
+    /// [`ProxyError::UnknownRole`] where nobody is asked for anything, and a certificate that is
+    /// missing or another role's.
+    pub fn begin(&self, user: &str, channel: &Channel<'_>) -> Result<Progress, ProxyError> {
         let claim = Claim {
             user: user.to_owned(),
             role: self.roles.get(user).map(Arc::clone),
@@ -144,9 +159,10 @@ impl Authenticator {
                 })
             }
             AuthMethod::ScramSha256 => Ok(Progress::Ask {
-                request: request(code::SASL, &[MECHANISM, b"\0\0"].concat()),
-                exchange: Exchange(State::SaslFirst(claim)),
+                request: request(code::SASL, &mechanisms(channel)),
+                exchange: Exchange(State::SaslFirst(claim, channel.binding.cloned())),
             }),
+            AuthMethod::Certificate => by_certificate(claim, channel),
         }
     }
 }
@@ -248,7 +264,8 @@ impl std::fmt::Debug for Exchange {
 enum State {
     Password(Claim),
     Md5(Claim, [u8; 4]),
-    SaslFirst(Claim),
+    /// With what may be bound to.
+    SaslFirst(Claim, Option<ScramServerAuth>),
     SaslFinal(Claim, Box<ScramChallenge>),
 }
 
@@ -269,7 +286,7 @@ impl Exchange {
                 let proved = same_bytes(password(body)?, expected.as_bytes());
                 claim.judge(proved.then(Vec::new))
             }
-            State::SaslFirst(claim) => sasl_first(claim, body).await,
+            State::SaslFirst(claim, binding) => sasl_first(claim, binding, body).await,
             State::SaslFinal(claim, challenge) => {
                 let server_final = challenge.verify(body)?;
                 let last = server_final.map(|text| request(code::SASL_FINAL, text.as_bytes()));
@@ -279,36 +296,70 @@ impl Exchange {
     }
 }
 
-async fn sasl_first(claim: Claim, body: &[u8]) -> Result<Progress, ProxyError> {
-    let client_first = sasl_initial_response(body)?;
+/// Whether the certificate is the role's: its common name is the role's name, as PostgreSQL's `cert`
+/// method without a map has it (`CheckCertAuth`, `src/backend/libpq/auth.c`).
+fn by_certificate(claim: Claim, channel: &Channel<'_>) -> Result<Progress, ProxyError> {
+    let Some(name) = &channel.certificate else {
+        return Err(ProxyError::CertificateRequired);
+    };
+    match claim.role {
+        Some(role) if name.as_ref() == Some(&claim.user) => Ok(Progress::proved(&role, Vec::new())),
+        Some(_) | None => Err(ProxyError::CertificateRefused { user: claim.user }),
+    }
+}
+
+/// The names of the mechanisms, the best first.
+fn mechanisms(channel: &Channel<'_>) -> Vec<u8> {
+    match channel.binding {
+        Some(_) => [SCRAM_PLUS, b"\0", SCRAM, b"\0\0"].concat(),
+        None => [SCRAM, b"\0\0"].concat(),
+    }
+}
+
+async fn sasl_first(
+    claim: Claim,
+    binding: Option<ScramServerAuth>,
+    body: &[u8],
+) -> Result<Progress, ProxyError> {
+    let client_first = sasl_initial_response(body, binding.as_ref())?;
     // The same steps for both: what differs is only whose keys are copied.
     let salt = claim.secrets.salt(&claim.user);
     let secret = match &claim.role {
         Some(role) => claim.secrets.verifier(role).await?.secret(salt),
         None => claim.secrets.mock.secret(salt),
     };
-    let (server_first, challenge) = ScramChallenge::new(client_first, secret)?;
+    let (server_first, challenge) =
+        ScramChallenge::new(&binding.unwrap_or_default(), client_first, secret)?;
     Ok(Progress::Ask {
         request: request(code::SASL_CONTINUE, server_first.as_bytes()),
         exchange: Exchange(State::SaslFinal(claim, Box::new(challenge))),
     })
 }
 
-/// The client-first message of a `SASLInitialResponse` for the mechanism that is offered.
-fn sasl_initial_response(body: &[u8]) -> Result<&[u8], ProxyError> {
+/// The client-first message of a `SASLInitialResponse` for a mechanism that is offered. It must say
+/// that the channel is bound (`p=`) with the one mechanism and must not with the other; what it says
+/// besides is judged with the rest of the message.
+fn sasl_initial_response<'a>(
+    body: &'a [u8],
+    binding: Option<&ScramServerAuth>,
+) -> Result<&'a [u8], ProxyError> {
+    const INVALID: ProxyError =
+        ProxyError::ProtocolViolation("client selected an invalid SASL authentication mechanism");
     let mut reader = Reader::new(body);
-    if reader.string()? != MECHANISM {
-        return Err(ProxyError::ProtocolViolation(
-            "client selected an invalid SASL authentication mechanism",
-        ));
-    }
+    let bound = match (reader.string()?, binding) {
+        (name, _) if name == SCRAM => false,
+        (name, Some(_)) if name == SCRAM_PLUS => true,
+        _ => return Err(INVALID),
+    };
     // -1 means that there is no response; SCRAM always has one.
     let length = usize::try_from(reader.int32()?).map_err(|_| Malformed)?;
     let response = reader.bytes(length)?;
-    if reader.rest().is_empty() {
+    if !reader.rest().is_empty() {
+        Err(Malformed.into())
+    } else if response.starts_with(b"p=") == bound {
         Ok(response)
     } else {
-        Err(Malformed.into())
+        Err(scram::MALFORMED)
     }
 }
 

@@ -173,7 +173,8 @@ mod tests {
 
     fn target(process_id: i32) -> Arc<CancelTarget> {
         Arc::new(CancelTarget {
-            peer: "127.0.0.1:5432".parse().unwrap(),
+            peer: crate::backend::connect::NodeAddress::Tcp("127.0.0.1:5432".parse().unwrap()),
+            encryption: None,
             process_id,
             key: Box::new([1, 2, 3, 4]),
         })

@@ -65,6 +65,18 @@ pub enum ProxyError {
         /// The name that the client gave.
         user: String,
     },
+    /// Not encrypted, and `client_tls.mode` is `require`: `28000`.
+    #[error("the proxy accepts encrypted connections only")]
+    EncryptionRequired,
+    /// `auth.method` is `cert` and the client has shown none: `28000`.
+    #[error("connection requires a valid client certificate")]
+    CertificateRequired,
+    /// The certificate is not the role's: `28000`.
+    #[error("certificate authentication failed for user \"{user}\"")]
+    CertificateRefused {
+        /// The name that the client gave.
+        user: String,
+    },
     /// The handshake took too long: `57014`, as PostgreSQL has it.
     #[error("canceling authentication due to timeout")]
     AuthenticationTimeout,
@@ -183,7 +195,11 @@ impl ProxyError {
         match self {
             Self::ProtocolViolation(_) => "08P01",
             Self::UnsupportedProtocol { .. } | Self::Unsupported(_) => "0A000",
-            Self::NoUser | Self::UnknownRole { .. } => "28000",
+            Self::NoUser
+            | Self::UnknownRole { .. }
+            | Self::EncryptionRequired
+            | Self::CertificateRequired
+            | Self::CertificateRefused { .. } => "28000",
             Self::AuthenticationFailed { .. } => "28P01",
             Self::AuthenticationTimeout => "57014",
             Self::UnknownDatabase { .. } => "3D000",
@@ -213,6 +229,9 @@ impl ProxyError {
             | Self::NoUser
             | Self::UnknownRole { .. }
             | Self::AuthenticationFailed { .. }
+            | Self::EncryptionRequired
+            | Self::CertificateRequired
+            | Self::CertificateRefused { .. }
             | Self::AuthenticationTimeout
             | Self::UnknownDatabase { .. }
             | Self::TooManyClients
@@ -253,6 +272,9 @@ impl ProxyError {
             | Self::NoUser
             | Self::UnknownRole { .. }
             | Self::AuthenticationFailed { .. }
+            | Self::EncryptionRequired
+            | Self::CertificateRequired
+            | Self::CertificateRefused { .. }
             | Self::AuthenticationTimeout
             | Self::UnknownDatabase { .. }
             | Self::TooManyClients
@@ -276,6 +298,7 @@ impl ProxyError {
             Self::TooManyClients => {
                 Some("Raise limits.max_clients in the configuration of the proxy.".into())
             }
+            Self::EncryptionRequired => Some("Connect with sslmode=require.".into()),
             Self::CheckoutTimeout => {
                 Some("Raise pool.size, or shorten transactions, and retry.".into())
             }
@@ -294,6 +317,8 @@ impl ProxyError {
             | Self::NoUser
             | Self::UnknownRole { .. }
             | Self::AuthenticationFailed { .. }
+            | Self::CertificateRequired
+            | Self::CertificateRefused { .. }
             | Self::AuthenticationTimeout
             | Self::UnknownDatabase { .. }
             | Self::UnknownSetting { .. }

@@ -14,22 +14,27 @@
 //! Flow: manual, "Message Flow"; `src/backend/tcop/backend_startup.c`.
 
 mod conduit;
+mod encryption;
 
 use std::io;
 use std::sync::Arc;
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::auth::{Authenticator, Progress};
+use super::auth::{Authenticator, Channel, Progress};
 use super::error::ProxyError;
-use crate::config::{Config, DatabasePattern, UserConfig};
+use crate::config::{ClientTls, Config, DatabasePattern, UserConfig};
 use crate::protocol::startup::{
     CancelRequest, FirstPacket, Parameter, REPEATED_GSSENC_REQUEST, REPEATED_SSL_REQUEST,
     StartupMessage, agreed_minor, write_negotiation,
 };
 
-use conduit::Conduit;
+use crate::tls::certificate::Certificate;
+use crate::tls::{Acceptor, Opening};
+
+use conduit::{Conduit, FirstBytes};
+pub use encryption::{ClientSocket, Protection};
 
 /// The database name that is kept for pgweir itself.
 const RESERVED_DATABASE: &str = "pgweir";
@@ -37,12 +42,14 @@ const RESERVED_DATABASE: &str = "pgweir";
 /// Under which terms a client is received.
 #[derive(Debug, Clone, Copy)]
 pub struct Terms<'a> {
-    /// Databases and limits.
+    /// Databases, limits and encryption.
     pub config: &'a Config,
     /// Roles and method; of the same configuration.
     pub authenticator: &'a Authenticator,
     /// Whether there is room for it.
     pub admission: Admission,
+    /// Permits for TLS handshakes.
+    pub tls_slots: &'a Semaphore,
     /// When the handshake must be over.
     pub deadline: Instant,
 }
@@ -80,6 +87,9 @@ pub enum HandshakeError {
     /// No startup message came before the deadline; nothing was sent, as in PostgreSQL.
     #[error("no startup message before the deadline")]
     Silent,
+    /// TLS could not be agreed on; nothing that is not encrypted was sent.
+    #[error("negotiating TLS with the client")]
+    Tls(#[source] io::Error),
     /// The client was told.
     #[error("client refused")]
     Refused(#[source] ProxyError),
@@ -136,12 +146,15 @@ pub fn cluster_for(config: &Config, database: &str) -> Option<usize> {
 /// Not cancel-safe: drop the connection too.
 pub async fn receive<S>(stream: S, terms: Terms<'_>) -> Result<Outcome<S>, HandshakeError>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: ClientSocket,
 {
-    match Accepted::new(stream, terms.deadline).negotiate().await? {
+    match Accepted::new(stream, terms.deadline)
+        .negotiate(&terms)
+        .await?
+    {
         Negotiation::Cancel { request, stream } => Ok(Outcome::Cancel { request, stream }),
         Negotiation::Session(negotiated) => {
-            let started = negotiated.start(terms.admission).await?;
+            let started = negotiated.start(&terms).await?;
             let authenticated = started
                 .authenticate(terms.config, terms.authenticator)
                 .await?;
@@ -174,54 +187,136 @@ struct Started<S> {
     startup: StartupMessage,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Accepted<S> {
+impl<S: ClientSocket> Accepted<S> {
     fn new(stream: S, deadline: Instant) -> Self {
         Self {
             conduit: Conduit::new(stream, deadline),
         }
     }
 
-    /// Refuses encryption, at most once each kind, until the real first packet comes.
-    async fn negotiate(mut self) -> Result<Negotiation<S>, HandshakeError> {
-        match self.first_packet().await {
-            Ok(Real::Startup(startup)) => Ok(Negotiation::Session(Negotiated {
-                conduit: self.conduit,
-                startup,
-            })),
-            Ok(Real::Cancel(request)) => Ok(Negotiation::Cancel {
-                request,
-                stream: self.conduit.into_stream(),
-            }),
-            Err(error) => Err(self.conduit.refuse(error).await),
-        }
-    }
-
-    async fn first_packet(&mut self) -> Result<Real, HandshakeError> {
-        let (mut ssl, mut gssenc) = (Request::Allowed, Request::Allowed);
+    /// Encrypts the connection if the client asks for it and may have it, until the real first
+    /// packet comes. Each kind of encryption may be asked for once.
+    async fn negotiate(self, terms: &Terms<'_>) -> Result<Negotiation<S>, HandshakeError> {
+        let mut conduit = self.conduit;
+        let mut requests = Requests::default();
         loop {
-            match self.conduit.read_first_packet().await? {
-                FirstPacket::Startup(startup) => return Ok(Real::Startup(startup)),
-                FirstPacket::Cancel(request) => return Ok(Real::Cancel(request)),
-                FirstPacket::SslRequest => ssl.spend(REPEATED_SSL_REQUEST.into())?,
-                FirstPacket::GssEncryptionRequest => {
-                    gssenc.spend(REPEATED_GSSENC_REQUEST.into())?;
+            let acceptor = match conduit.protection() {
+                Protection::None => terms.config.client_tls.acceptor(),
+                Protection::Local | Protection::Encrypted => None,
+            };
+            match next_step(&mut conduit, &mut requests, acceptor).await {
+                Ok(Step::Startup(startup)) => {
+                    return Ok(Negotiation::Session(Negotiated { conduit, startup }));
                 }
+                Ok(Step::Cancel(request)) => {
+                    let stream = conduit.into_stream();
+                    return Ok(Negotiation::Cancel { request, stream });
+                }
+                Ok(Step::Again) => {}
+                Ok(Step::Encrypt(acceptor, begun)) => {
+                    requests = Requests::spent();
+                    let opening = match &begun {
+                        None => Opening::Requested,
+                        Some(read) => Opening::Direct(read),
+                    };
+                    conduit = conduit.encrypt(acceptor, opening, terms.tls_slots).await?;
+                }
+                Err(error) => return Err(conduit.refuse(error).await),
             }
-            self.conduit.write(b"N").await?;
         }
     }
 }
 
-/// A first packet that is not about encryption.
-enum Real {
+/// Reads one first packet, and answers it if it asks for encryption.
+async fn next_step<'a, S: ClientSocket>(
+    conduit: &mut Conduit<S>,
+    requests: &mut Requests,
+    acceptor: Option<&'a Acceptor>,
+) -> Result<Step<'a>, HandshakeError> {
+    let packet = match (
+        conduit.read_first_bytes(requests.opening()).await?,
+        acceptor,
+    ) {
+        (FirstBytes::Packet(packet), _) => packet,
+        (FirstBytes::Tls(begun), Some(acceptor)) => {
+            return Ok(Step::Encrypt(acceptor, Some(begun.to_vec())));
+        }
+        // As in PostgreSQL, there is no answer that the client would understand.
+        (FirstBytes::Tls(_), None) => {
+            return Err(HandshakeError::Tls(io::ErrorKind::Unsupported.into()));
+        }
+    };
+    match (packet, acceptor) {
+        (FirstPacket::Startup(startup), _) => Ok(Step::Startup(startup)),
+        (FirstPacket::Cancel(request), _) => Ok(Step::Cancel(request)),
+        (FirstPacket::SslRequest, Some(acceptor)) => {
+            requests.ssl.spend(REPEATED_SSL_REQUEST.into())?;
+            conduit.write(b"S").await?;
+            Ok(Step::Encrypt(acceptor, None))
+        }
+        (FirstPacket::SslRequest, None) => {
+            requests.ssl.spend(REPEATED_SSL_REQUEST.into())?;
+            conduit.write(b"N").await?;
+            Ok(Step::Again)
+        }
+        (FirstPacket::GssEncryptionRequest, _) => {
+            requests.gssenc.spend(REPEATED_GSSENC_REQUEST.into())?;
+            conduit.write(b"N").await?;
+            Ok(Step::Again)
+        }
+    }
+}
+
+/// What follows from a first packet.
+enum Step<'a> {
     Startup(StartupMessage),
     Cancel(CancelRequest),
+    /// It was refused, and another follows.
+    Again,
+    /// TLS follows, or has begun with these bytes.
+    Encrypt(&'a Acceptor, Option<Vec<u8>>),
+}
+
+/// Which encryption requests may still come.
+#[derive(Default)]
+struct Requests {
+    ssl: Request,
+    gssenc: Request,
 }
 
 /// Whether an encryption request may still come.
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
 enum Request {
+    #[default]
     Allowed,
     Spent,
+}
+
+/// What a connection may begin with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Beginning {
+    /// A packet or TLS.
+    Any,
+    /// A packet.
+    Packet,
+}
+
+impl Requests {
+    const fn spent() -> Self {
+        Self {
+            ssl: Request::Spent,
+            gssenc: Request::Spent,
+        }
+    }
+
+    /// TLS without a request comes first or not at all.
+    fn opening(&self) -> Beginning {
+        if self.ssl == Request::Allowed && self.gssenc == Request::Allowed {
+            Beginning::Any
+        } else {
+            Beginning::Packet
+        }
+    }
 }
 
 impl Request {
@@ -233,16 +328,29 @@ impl Request {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Negotiated<S> {
-    /// Refuses the client when there is no room; else settles the protocol version.
-    async fn start(mut self, admission: Admission) -> Result<Started<S>, HandshakeError> {
+impl<S: ClientSocket> Negotiated<S> {
+    /// Refuses the client when it must encrypt and did not, or when there is no room; else settles
+    /// the protocol version.
+    async fn start(mut self, terms: &Terms<'_>) -> Result<Started<S>, HandshakeError> {
         self.conduit.announce_errors();
-        match self.settle_version(admission).await {
+        let settled = match self.check_protection(&terms.config.client_tls) {
+            Ok(()) => self.settle_version(terms.admission).await,
+            Err(error) => Err(error.into()),
+        };
+        match settled {
             Ok(()) => Ok(Started {
                 conduit: self.conduit,
                 startup: self.startup,
             }),
             Err(error) => Err(self.conduit.refuse(error).await),
+        }
+    }
+
+    fn check_protection(&self, tls: &ClientTls) -> Result<(), ProxyError> {
+        match (tls, self.conduit.protection()) {
+            (ClientTls::Require(_), Protection::None) => Err(ProxyError::EncryptionRequired),
+            (ClientTls::Require(_), Protection::Local | Protection::Encrypted)
+            | (ClientTls::Disable | ClientTls::Prefer(_), _) => Ok(()),
         }
     }
 
@@ -260,7 +368,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Negotiated<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Started<S> {
+impl<S: ClientSocket> Started<S> {
     /// Asks for proof, finds the cluster, and sends `AuthenticationOk`. Which databases there are
     /// is told only to those who have proved who they are.
     async fn authenticate(
@@ -282,12 +390,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Started<S> {
         }
     }
 
+    /// What the encrypted connection itself proves.
+    fn channel<'a>(&self, tls: &'a ClientTls) -> Channel<'a> {
+        let binding = match self.conduit.protection() {
+            Protection::Encrypted => tls.acceptor().and_then(Acceptor::binding),
+            Protection::None | Protection::Local => None,
+        };
+        let certificate = self.conduit.certificate();
+        Channel {
+            binding,
+            certificate: certificate.map(|der| Certificate::parse(der)?.common_name()),
+        }
+    }
+
     async fn prove(
         &mut self,
         config: &Config,
         authenticator: &Authenticator,
     ) -> Result<(Arc<UserConfig>, usize), HandshakeError> {
-        let mut progress = authenticator.begin(&self.startup.user)?;
+        let channel = self.channel(&config.client_tls);
+        let mut progress = authenticator.begin(&self.startup.user, &channel)?;
         loop {
             match progress {
                 Progress::Ask { request, exchange } => {

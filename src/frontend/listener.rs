@@ -8,21 +8,26 @@
 //!
 //! Must not read from or write to a client.
 
+mod unix;
+
+use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 
 use super::handshake::Admission;
+use crate::config::ListenAddress;
 use crate::limits::{
     ACCEPT_BACKOFF, CLIENT_KEEPALIVE_IDLE, CLIENT_KEEPALIVE_INTERVAL, CLIENT_KEEPALIVE_PROBES,
     LISTEN_BACKLOG, OVERFLOW_CLIENTS,
 };
+use crate::wire::socket::Unregistered;
 
 /// How many clients there are and may be; shared by all listeners.
 #[derive(Debug)]
@@ -113,15 +118,32 @@ impl Drop for Seat {
 /// An accepted socket on its way to a worker.
 #[derive(Debug)]
 pub struct Incoming {
-    /// Non-blocking and registered with no runtime: `tokio::net::TcpStream::from_std` on the
-    /// worker.
-    pub stream: TcpStream,
+    /// To be registered on the worker.
+    pub stream: Unregistered,
     /// The client's address.
-    pub peer: SocketAddr,
+    pub peer: ClientAddress,
     /// When it was accepted: the handshake's deadline counts from here.
     pub accepted_at: Instant,
     /// Keep it as long as the client lives.
     pub seat: Seat,
+}
+
+/// Where a client is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientAddress {
+    /// At the other end of a TCP connection.
+    Tcp(SocketAddr),
+    /// On this machine, at a Unix socket.
+    Local,
+}
+
+impl fmt::Display for ClientAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Local => f.write_str("[local]"),
+        }
+    }
 }
 
 /// How a listener reaches one worker.
@@ -148,36 +170,68 @@ impl WorkerHandle {
 /// A bound listening socket.
 #[derive(Debug)]
 pub struct Listener {
-    socket: TcpListener,
-    address: SocketAddr,
+    socket: Bound,
+    address: ListenAddress,
+}
+
+#[derive(Debug)]
+enum Bound {
+    Tcp(TcpListener),
+    Unix {
+        listener: UnixListener,
+        /// Removed after the socket is closed.
+        _files: unix::SocketFiles,
+    },
+}
+
+/// An accepted socket.
+enum Accepted {
+    Tcp(TcpStream, SocketAddr),
+    Unix(tokio::net::UnixStream),
+}
+
+impl Bound {
+    async fn accept(&self) -> io::Result<Accepted> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok(Accepted::Tcp(stream, peer))
+            }
+            Self::Unix { listener, .. } => Ok(Accepted::Unix(listener.accept().await?.0)),
+        }
+    }
 }
 
 impl Listener {
-    /// Binds and listens; port 0 takes a free one. An IPv6 address takes IPv6 only.
+    /// Binds and listens. Port 0 takes a free one; an IPv6 address takes IPv6 only; a Unix socket
+    /// that a dead server has left is replaced, and removed when the listener ends.
     ///
     /// # Errors
     /// When the address cannot be had, or outside a runtime with I/O.
-    pub fn bind(address: SocketAddr) -> io::Result<Self> {
-        let socket = Socket::new(
-            Domain::for_address(address),
-            Type::STREAM,
-            Some(Protocol::TCP),
-        )?;
-        if address.is_ipv6() {
-            socket.set_only_v6(true)?;
+    pub fn bind(address: &ListenAddress) -> io::Result<Self> {
+        match address {
+            ListenAddress::Tcp(address) => {
+                let socket = bind_tcp(*address)?;
+                let address = ListenAddress::Tcp(socket.local_addr()?);
+                let socket = Bound::Tcp(socket);
+                Ok(Self { socket, address })
+            }
+            ListenAddress::Unix { directory, port } => {
+                let (listener, files) = unix::bind(directory, *port)?;
+                Ok(Self {
+                    socket: Bound::Unix {
+                        listener,
+                        _files: files,
+                    },
+                    address: address.clone(),
+                })
+            }
         }
-        socket.set_reuse_address(true)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(LISTEN_BACKLOG)?;
-        let socket = TcpListener::from_std(socket.into())?;
-        let address = socket.local_addr()?;
-        Ok(Self { socket, address })
     }
 
     /// The address that is listened on, with the real port.
-    pub const fn address(&self) -> SocketAddr {
-        self.address
+    pub const fn address(&self) -> &ListenAddress {
+        &self.address
     }
 
     /// Accepts until `shutdown` says `true` or its sender is gone; then the socket is closed.
@@ -188,12 +242,12 @@ impl Listener {
         mut shutdown: watch::Receiver<bool>,
     ) {
         loop {
-            let (stream, peer) = tokio::select! {
+            let accepted = tokio::select! {
                 biased;
                 _ = shutdown.wait_for(|stop| *stop) => return,
                 accepted = self.next_client() => accepted,
             };
-            hand_over(stream, peer, &workers, &seats);
+            hand_over(accepted, &workers, &seats);
         }
     }
 
@@ -201,7 +255,7 @@ impl Listener {
     ///
     /// # Cancel safety
     /// No client is lost when the future is dropped.
-    async fn next_client(&self) -> (tokio::net::TcpStream, SocketAddr) {
+    async fn next_client(&self) -> Accepted {
         loop {
             match self.socket.accept().await {
                 Ok(accepted) => return accepted,
@@ -214,16 +268,34 @@ impl Listener {
     }
 }
 
-/// Gives `stream` to the worker with the fewest clients that has room for it; closes it when none
+fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(LISTEN_BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Gives a client to the worker with the fewest clients that has room for it; closes it when none
 /// has.
-fn hand_over(
-    stream: tokio::net::TcpStream,
-    peer: SocketAddr,
-    workers: &[WorkerHandle],
-    seats: &Arc<Seats>,
-) {
+fn hand_over(accepted: Accepted, workers: &[WorkerHandle], seats: &Arc<Seats>) {
     let accepted_at = Instant::now();
-    let stream = match configure(stream) {
+    let (stream, peer) = match accepted {
+        Accepted::Tcp(stream, peer) => (configure(stream), ClientAddress::Tcp(peer)),
+        Accepted::Unix(stream) => {
+            let stream = stream.into_std().map(Unregistered::Unix);
+            (stream, ClientAddress::Local)
+        }
+    };
+    let stream = match stream {
         Ok(stream) => stream,
         // The client went away in the meantime.
         Err(error) => return tracing::debug!(%error, %peer, "lost a client while accepting it"),
@@ -246,19 +318,20 @@ fn hand_over(
     }
 }
 
-/// Sets what every client's socket has, and takes it off this runtime.
-fn configure(stream: tokio::net::TcpStream) -> io::Result<TcpStream> {
+/// Sets what every client's TCP socket has, and takes it off this runtime.
+fn configure(stream: TcpStream) -> io::Result<Unregistered> {
     stream.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
         .with_time(CLIENT_KEEPALIVE_IDLE)
         .with_interval(CLIENT_KEEPALIVE_INTERVAL)
         .with_retries(CLIENT_KEEPALIVE_PROBES);
     SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-    stream.into_std()
+    stream.into_std().map(Unregistered::Tcp)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpStream;
     use std::time::Duration;
 
     use tokio::time::timeout;
@@ -266,6 +339,15 @@ mod tests {
     use super::*;
 
     const DEADLINE: Duration = Duration::from_secs(10);
+
+    fn bound() -> (Listener, SocketAddr) {
+        let any = ListenAddress::Tcp("127.0.0.1:0".parse().unwrap());
+        let listener = Listener::bind(&any).unwrap();
+        let ListenAddress::Tcp(address) = *listener.address() else {
+            panic!("bound to something else");
+        };
+        (listener, address)
+    }
 
     struct Bench {
         address: SocketAddr,
@@ -277,8 +359,7 @@ mod tests {
     }
 
     fn start(workers: usize, max_clients: usize) -> Bench {
-        let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = listener.address();
+        let (listener, address) = bound();
         let (handles, inboxes): (Vec<_>, Vec<_>) =
             (0..workers).map(|_| WorkerHandle::channel(100)).unzip();
         let seats = Seats::new(max_clients);
@@ -313,7 +394,11 @@ mod tests {
             taken(&mut bench.inboxes[1]).await,
             taken(&mut bench.inboxes[1]).await,
         ];
-        assert!(first.iter().all(|client| client.stream.nodelay().unwrap()));
+        let delays = |client: &Incoming| match &client.stream {
+            Unregistered::Tcp(stream) => !stream.nodelay().unwrap(),
+            Unregistered::Unix(_) => true,
+        };
+        assert!(!first.iter().any(delays));
         first.clear();
         assert_eq!((bench.handles[0].live(), bench.handles[1].live()), (0, 2));
         kept.push(TcpStream::connect(bench.address).unwrap());
@@ -365,8 +450,7 @@ mod tests {
 
         let (full, mut _full_inbox) = WorkerHandle::channel(1);
         let (free, mut free_inbox) = WorkerHandle::channel(2);
-        let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = listener.address();
+        let (listener, address) = bound();
         let (_stop, stopped) = watch::channel(false);
         tokio::spawn(listener.run(vec![full, free.clone()], Seats::new(10), stopped));
         let _clients: Vec<_> = (0..3).map(|_| TcpStream::connect(address)).collect();

@@ -37,10 +37,19 @@ pub enum PlainSocket {
     Lost,
 }
 
-/// A socket of the kernel that no runtime knows.
-enum Unregistered {
+/// A socket of the kernel that no runtime knows; it does not block.
+#[derive(Debug)]
+pub enum Unregistered {
+    /// TCP.
     Tcp(std::net::TcpStream),
+    /// A Unix socket.
     Unix(std::os::unix::net::UnixStream),
+}
+
+impl From<PlainSocket> for Socket {
+    fn from(plain: PlainSocket) -> Self {
+        Self::Plain(plain)
+    }
 }
 
 impl From<TcpStream> for Socket {
@@ -56,6 +65,17 @@ impl From<UnixStream> for Socket {
 }
 
 impl Socket {
+    /// The certificate that the other side has shown, in DER; `None` for a plain socket too.
+    pub fn peer_certificate(&self) -> Option<&[u8]> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(tls) => {
+                let shown = tls.get_ref().1.peer_certificates()?;
+                shown.first().map(AsRef::as_ref)
+            }
+        }
+    }
+
     /// Waits until there is something to read, or the end, or perhaps nothing: a read may still
     /// find that it has to wait.
     ///
@@ -274,7 +294,11 @@ impl PlainSocket {
 }
 
 impl Unregistered {
-    fn register(self) -> io::Result<PlainSocket> {
+    /// Registers it with the runtime of the caller.
+    ///
+    /// # Errors
+    /// When that fails.
+    pub fn register(self) -> io::Result<PlainSocket> {
         match self {
             Self::Tcp(stream) => TcpStream::from_std(stream).map(PlainSocket::Tcp),
             Self::Unix(stream) => UnixStream::from_std(stream).map(PlainSocket::Unix),

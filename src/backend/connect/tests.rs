@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use tokio::io::{AsyncReadExt, DuplexStream, duplex};
 use tokio::net::TcpListener;
 
@@ -16,9 +18,10 @@ where
         user: "app",
         password: &password,
         derivation: &derivation,
+        channel: Channel::Plain,
     };
     let packet = startup_packet("app", "db", &StartupParameters::default()).unwrap();
-    let both = async { tokio::join!(handshake(&mut ours, &packet, login), script(theirs)) };
+    let both = async { tokio::join!(handshake(&mut ours, &packet, &login), script(theirs)) };
     let (result, _theirs) = tokio::time::timeout(Duration::from_secs(10), both)
         .await
         .expect("the handshake ends");
@@ -233,6 +236,7 @@ async fn open(port: u16, within: Duration) -> ConnectError {
     let target = Target {
         id: NodeId(0),
         node: &node(port),
+        tls: &ServerTls::Disable,
         database: "db",
         user: "app",
         password: &Secret::new("secret"),

@@ -156,6 +156,7 @@ impl Pool {
         let target = Target {
             id: self.node,
             node: node.ok_or(ConnectError::Protocol("no such node"))?,
+            tls: &self.shared.cluster.server_tls,
             database: &self.database,
             user: &self.user,
             password,

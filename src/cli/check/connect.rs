@@ -67,7 +67,7 @@ async fn probe_all(cluster: &Arc<ClusterConfig>) -> Vec<Outcome> {
 }
 
 async fn probe(node: &NodeConfig, cluster: &ClusterConfig) -> Outcome {
-    match tokio::time::timeout(NODE_DEADLINE, probe_once(node, &cluster.monitor)).await {
+    match tokio::time::timeout(NODE_DEADLINE, probe_once(node, cluster)).await {
         Ok(Ok(report)) => Ok(report),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("no answer within {} s", NODE_DEADLINE.as_secs())),

@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::policies::Layer;
 use super::users::{User, secret};
-use super::{ANY_TIME, count, only_disabled_tls};
+use super::{ANY_TIME, count, listen, tls};
 use crate::config::limits::{CLUSTERS, NAME_BYTES, NODES_PER_CLUSTER};
 use crate::config::raw::{Faults, Field, Misfit, Section};
 use crate::config::{
@@ -66,10 +67,10 @@ impl Reader<'_> {
             nodes: nodes(section.field("nodes")),
             monitor: monitor(&section.field("monitor"), self.users),
             pool: pool(&section.field("pool")),
+            server_tls: tls::server(&section.field("server_tls")),
             user_policies: self.user_policies(&layer, zone.as_ref()),
             policies: Arc::new(layer.resolve(zone, self.faults)),
         };
-        only_disabled_tls(&section.field("server_tls"), &["ca", "cert", "key"]);
         section.field("discover").only("false");
         section.finish();
         Some(cluster)
@@ -218,8 +219,13 @@ fn host(field: &Field<'_>) -> Option<String> {
     let host = field.text(HOST_BYTES)?;
     let is_part = |c: char| c.is_alphanumeric() || ".-_:%".contains(c);
     if host.starts_with('/') {
-        field.not_built("Unix sockets are not: write a host name or an IP address");
-        None
+        match listen::fits(Path::new(&host), u16::MAX) {
+            Ok(()) => Some(host),
+            Err(misfit) => {
+                field.refuse(misfit);
+                None
+            }
+        }
     } else if host.chars().all(is_part) {
         Some(host)
     } else {

@@ -4,21 +4,18 @@
 //! off.
 
 mod clusters;
+mod listen;
 mod policies;
+mod tls;
 mod users;
 
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::raw::{Faults, Field, Misfit, Section};
+use super::raw::{Faults, Field, Section};
 use super::{ClientLimits, Config, LogConfig, LogFormat, LogLevel};
 use crate::config::limits::WORKERS;
 use policies::Layer;
-
-/// Where clients connect if the file is silent.
-const DEFAULT_LISTEN: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 6432);
 
 /// What is accepted where nothing speaks for other bounds.
 const ANY_TIME: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(86_400);
@@ -30,12 +27,12 @@ const MESSAGE_BYTES: RangeInclusive<u64> = 64 * 1024..=1024 * 1024 * 1024;
 /// Reads the whole file; the value is usable only if no fault was noted.
 pub(super) fn config(root: &Field<'_>, faults: &Faults<'_>) -> Option<Config> {
     let top = root.section()?;
-    let listen = listen(top.field("listen"));
-    let http = http(&top.field("http"), &listen);
+    let listen = listen::listen(top.field("listen"));
+    let http = listen::http(&top.field("http"), &listen);
     let workers = workers(&top.field("workers"));
-    let (auth_method, client_tls) = (top.field("auth"), top.field("client_tls"));
-    let auth_method = users::auth_method(&auth_method);
-    only_disabled_tls(&client_tls, &["cert", "key", "client_ca"]);
+    let (auth, client_tls) = (top.field("auth"), top.field("client_tls"));
+    let client_tls = tls::client(&client_tls);
+    let auth_method = users::auth_method(&auth, client_tls.certificates);
     let users = users::users(top.field("users"), auth_method);
     let layer = Layer::read(&top);
     let cluster_fields = top
@@ -53,58 +50,10 @@ pub(super) fn config(root: &Field<'_>, faults: &Faults<'_>) -> Option<Config> {
         clusters,
         users: users::by_name(users),
         auth_method,
+        client_tls: client_tls.tls,
         limits,
         log,
     })
-}
-
-fn listen(field: Field<'_>) -> Vec<SocketAddr> {
-    if !field.is_present() {
-        return vec![DEFAULT_LISTEN];
-    }
-    let mut found: Vec<SocketAddr> = Vec::new();
-    let entries = field.one_or_list();
-    for entry in &entries {
-        if let Some(address) = address(entry) {
-            match found.iter().find(|other| clash(address, **other)) {
-                Some(other) => entry.refuse(Misfit::new(format!("clashes with {other}"))),
-                None => found.push(address),
-            }
-        }
-    }
-    found
-}
-
-fn http(field: &Field<'_>, listen: &[SocketAddr]) -> Option<SocketAddr> {
-    let http = address(field)?;
-    if let Some(other) = listen.iter().find(|other| clash(http, **other)) {
-        field.refuse(
-            Misfit::new(format!("clashes with {other} in listen")).hint("choose another port"),
-        );
-    }
-    Some(http)
-}
-
-fn address(field: &Field<'_>) -> Option<SocketAddr> {
-    field.parsed(|text| {
-        if text.starts_with('/') {
-            return Err(
-                Misfit::new("is a Unix socket, which this version does not have")
-                    .hint("write an address and a port, as in 127.0.0.1:6432"),
-            );
-        }
-        text.parse().map_err(|_| {
-            Misfit::new("is not an IP address with a port")
-                .hint("write it as 127.0.0.1:6432, 0.0.0.0:6432 or [::1]:6432")
-        })
-    })
-}
-
-/// Whether two sockets cannot both listen. Port 0 is chosen by the kernel and never clashes.
-fn clash(a: SocketAddr, b: SocketAddr) -> bool {
-    let same_family = a.is_ipv4() == b.is_ipv4();
-    let overlap = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
-    a.port() != 0 && a.port() == b.port() && same_family && overlap
 }
 
 fn workers(field: &Field<'_>) -> usize {
@@ -116,17 +65,6 @@ fn workers(field: &Field<'_>) -> usize {
 /// A number that counts things.
 fn count(field: &Field<'_>, range: RangeInclusive<u64>) -> Option<usize> {
     usize::try_from(field.number(range)?).ok()
-}
-
-/// `{ mode: disable }` and nothing else.
-fn only_disabled_tls(field: &Field<'_>, files: &'static [&'static str]) {
-    let Some(tls) = field.section() else { return };
-    tls.field("mode").only("disable");
-    for file in files {
-        tls.field(file)
-            .not_built("leave it out: there is no TLS yet");
-    }
-    tls.finish();
 }
 
 /// Whole features that this version does not have.

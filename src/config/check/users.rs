@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::policies::Layer;
+use super::tls::ClientCertificates;
 use crate::config::limits::NAME_BYTES;
 use crate::config::raw::{Field, Misfit};
 use crate::config::{AuthMethod, Secret, UserConfig};
@@ -20,23 +21,25 @@ pub(super) struct User {
 }
 
 /// `auth:`.
-pub(super) fn auth_method(field: &Field<'_>) -> AuthMethod {
-    const METHODS: [(&str, AuthMethod); 4] = [
+pub(super) fn auth_method(field: &Field<'_>, certificates: ClientCertificates) -> AuthMethod {
+    const METHODS: [(&str, AuthMethod); 5] = [
         ("scram-sha-256", AuthMethod::ScramSha256),
         ("md5", AuthMethod::Md5),
         ("password", AuthMethod::Password),
+        ("cert", AuthMethod::Certificate),
         ("trust", AuthMethod::Trust),
     ];
     let Some(section) = field.section() else {
         return AuthMethod::ScramSha256;
     };
     let method = section.field("method");
-    let found = if method.is_word("cert") {
-        method.not_built("there is no TLS yet: use scram-sha-256");
-        None
-    } else {
-        method.word(&METHODS)
-    };
+    let found = method.word(&METHODS);
+    if found == Some(AuthMethod::Certificate) && certificates == ClientCertificates::Ignored {
+        method.refuse(
+            Misfit::new("needs verified client certificates")
+                .hint("write client_tls: { mode: require, cert: ..., key: ..., client_ca: ... }"),
+        );
+    }
     for key in ["query", "mode"] {
         section
             .field(key)
@@ -75,10 +78,14 @@ fn user(entry: &Field<'_>, auth_method: AuthMethod) -> Option<User> {
         .text(NAME_BYTES);
     let password = section.field("password");
     let password = match auth_method {
-        AuthMethod::Trust if !password.is_present() => Some(Secret::new("")),
-        AuthMethod::Trust | AuthMethod::ScramSha256 | AuthMethod::Md5 | AuthMethod::Password => {
-            secret(&password.required("pgweir logs in to the nodes with it"))
+        AuthMethod::Trust | AuthMethod::Certificate if !password.is_present() => {
+            Some(Secret::new(""))
         }
+        AuthMethod::Trust
+        | AuthMethod::Certificate
+        | AuthMethod::ScramSha256
+        | AuthMethod::Md5
+        | AuthMethod::Password => secret(&password.required("pgweir logs in to the nodes with it")),
     };
     let overrides = Layer::read_of_user(&section);
     section.finish();

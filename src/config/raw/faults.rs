@@ -1,6 +1,8 @@
 //! The faults found so far, and what of a value may be shown.
 
 use std::cell::RefCell;
+use std::io;
+use std::path::Path;
 
 use super::yaml::{KeyPath, Leaves, Segment, Tree, locate};
 use crate::config::environment::{BadReference, Environment, expand};
@@ -51,6 +53,11 @@ impl<'a> Faults<'a> {
             environment,
             found: RefCell::default(),
         }
+    }
+
+    /// The contents of the file at `path`.
+    pub(in crate::config) fn read_file(&self, path: &str) -> io::Result<Vec<u8>> {
+        self.environment.read_file(Path::new(path))
     }
 
     /// Notes a fault of the thing at `path`.

@@ -9,6 +9,9 @@ use super::yaml::{KeyPath, Segment, Tree};
 use crate::config::errors::{nearest, printable};
 use crate::config::units::{self, BadUnit};
 
+/// The longest path of a file (`PATH_MAX` of limits.h(0p) on Linux), in bytes.
+const PATH_BYTES: usize = 4096;
+
 /// A mapping whose keys are all known.
 pub(in crate::config) struct Section<'a> {
     path: KeyPath,
@@ -184,6 +187,18 @@ impl<'a> Field<'a> {
                 Ok(text.to_owned())
             }
         })
+    }
+
+    /// The contents of the file that it names.
+    pub(in crate::config) fn file(&self) -> Option<Vec<u8>> {
+        let path = self.text(PATH_BYTES)?;
+        match self.faults.read_file(&path) {
+            Ok(contents) => Some(contents),
+            Err(error) => {
+                self.refuse(Misfit::new(format!("cannot be read: {error}")));
+                None
+            }
+        }
     }
 
     /// A whole number in `range`.

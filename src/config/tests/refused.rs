@@ -88,10 +88,7 @@ pgweir.yaml:18: clusters.main.pool.mode: `session` is not supported by this vers
     hint: only `transaction` is
 pgweir.yaml:18: clusters.main.pool.idle_timeout: `10` is not a duration
     hint: write a whole number with one of us, ms, s, m, h, d, as in 250ms or 10s
-pgweir.yaml:19: clusters.main.server_tls.mode: `require` is not supported by this version
-    hint: only `disable` is
-pgweir.yaml:19: clusters.main.server_tls.ca: `/x` is not supported by this version
-    hint: leave it out: there is no TLS yet
+pgweir.yaml:19: clusters.main.server_tls.ca: `/x` cannot be read: No such file or directory (os error 2)
 pgweir.yaml:20: clusters.main.discover: `true` is not supported by this version
     hint: only `false` is
 pgweir.yaml:21: clusters.main.routing.max_lag: `5` is not a size
@@ -108,14 +105,13 @@ pgweir.yaml:26: users[1].password: is not text
 pgweir.yaml:27: users[2]: has a name that another user has
 pgweir.yaml:30: users[3].routing.max_staleness: `1s` is not supported by this version
     hint: under a user, write consistency.max_staleness
-pgweir.yaml:31: auth.method: `cert` is not supported by this version
-    hint: there is no TLS yet: use scram-sha-256
+pgweir.yaml:31: auth.method: `cert` needs verified client certificates
+    hint: write client_tls: { mode: require, cert: ..., key: ..., client_ca: ... }
 pgweir.yaml:31: auth.query: `select` is not supported by this version
     hint: leave it out and list the users under `users`
-pgweir.yaml:32: client_tls.mode: `prefer` is not supported by this version
-    hint: only `disable` is
-pgweir.yaml:32: client_tls.cert: `x` is not supported by this version
-    hint: leave it out: there is no TLS yet
+pgweir.yaml:32: client_tls.key: is missing
+    hint: clients are shown it
+pgweir.yaml:32: client_tls.cert: `x` cannot be read: No such file or directory (os error 2)
 pgweir.yaml:33: routing.balance: `least-loaded` is not one of the possible words
     hint: did you mean `least_loaded`? (one of least_loaded, round_robin, random)
 pgweir.yaml:33: routing.read_functions[0]: `f(int)` is not a name
@@ -181,7 +177,7 @@ fn values_of_the_wrong_kind_are_refused() {
 users:
 log: text
 limits: []
-listen: /tmp
+listen: tmp
 admin_users: root
 ? [a]
 : b
@@ -191,8 +187,8 @@ workers: !x 3
 pgweir.yaml:2: users: has no value
 pgweir.yaml:3: log: is one value, but a mapping belongs here
 pgweir.yaml:4: limits: is a list, but a mapping belongs here
-pgweir.yaml:5: listen: `/tmp` is a Unix socket, which this version does not have
-    hint: write an address and a port, as in 127.0.0.1:6432
+pgweir.yaml:5: listen: `tmp` is not an IP address with a port
+    hint: write it as 127.0.0.1:6432, 0.0.0.0:6432 or [::1]:6432, or as a directory for a Unix socket
 pgweir.yaml:6: admin_users: `root` is not supported by this version
     hint: only the empty list is
 pgweir.yaml:9: workers: has a YAML tag, which nothing here needs

@@ -12,9 +12,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::task::{JoinHandle, JoinSet};
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
+use crate::backend::error::ConnectError;
 use crate::config::ClusterConfig;
+use crate::control::connect::{OpenError, connect};
 use crate::core::catalog::Catalog;
 use crate::world::{ClusterWorld, DatabaseCatalog};
 
@@ -34,7 +36,10 @@ const RETRY_PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration
 /// Why a catalog could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
-    /// The server cannot be reached or does not let the monitor's role in.
+    /// The server cannot be reached, or not encrypted as it has to be.
+    #[error("cannot connect to the primary")]
+    Socket(#[source] ConnectError),
+    /// The server does not let the monitor's role in.
     #[error("cannot connect to the primary")]
     Connect(#[source] tokio_postgres::Error),
     /// A query failed.
@@ -61,6 +66,15 @@ pub enum CatalogError {
     /// It took longer than the deadline.
     #[error("the catalog was not loaded within its deadline")]
     Deadline,
+}
+
+impl From<OpenError> for CatalogError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Socket(error) => Self::Socket(error),
+            OpenError::Login(error) => Self::Connect(error),
+        }
+    }
 }
 
 /// Reads the catalog of the database that `client` is connected to, in one read-only transaction.
@@ -200,20 +214,18 @@ async fn connect_to(
     node: usize,
     database: &str,
 ) -> Result<Connection, CatalogError> {
-    let address = cluster.nodes.get(node).ok_or(CatalogError::UnknownNode)?;
-    let mut config = tokio_postgres::Config::new();
-    config
-        .host(&address.host)
-        .port(address.port)
+    let node_config = cluster.nodes.get(node).ok_or(CatalogError::UnknownNode)?;
+    let mut login = tokio_postgres::Config::new();
+    login
         .user(&cluster.monitor.user)
         .password(cluster.monitor.password.expose())
         .dbname(database)
-        .application_name("pgweir catalog")
-        .connect_timeout(CONNECT_DEADLINE);
-    let (client, driver) = tokio::time::timeout(LOAD_DEADLINE, config.connect(NoTls))
+        .application_name("pgweir catalog");
+    let deadline = Instant::now() + CONNECT_DEADLINE;
+    let connecting = connect(node_config, &cluster.server_tls, login, deadline);
+    let (client, driver) = tokio::time::timeout_at(deadline.into(), connecting)
         .await
-        .map_err(|_| CatalogError::Deadline)?
-        .map_err(CatalogError::Connect)?;
+        .map_err(|_| CatalogError::Deadline)??;
     let driver = tokio::spawn(async move {
         // The client's own calls report what went wrong.
         let _ended = driver.await;

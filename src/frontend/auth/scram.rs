@@ -70,14 +70,15 @@ impl Verifier {
 pub(super) struct ScramChallenge(ScramServerAuthWaitingForClientFinal);
 
 impl ScramChallenge {
-    /// Reads the client-first message; returns the server-first message with what judges the
+    /// Reads the client-first message with `server`, which knows what may be bound to; returns the server-first message with what judges the
     /// answer to it.
     pub(super) fn new(
+        server: &ScramServerAuth,
         client_first: &[u8],
         secret: ScramSecret,
     ) -> Result<(String, Self), ProxyError> {
         check_client_first(client_first)?;
-        let (server_first, waiting) = ScramServerAuth::new()
+        let (server_first, waiting) = server
             .on_client_first_message_with_secret(client_first, secret)
             .map_err(|_| MALFORMED)?;
         Ok((server_first, Self(waiting)))
@@ -93,7 +94,8 @@ impl ScramChallenge {
     }
 }
 
-const MALFORMED: ProxyError = ProxyError::ProtocolViolation("malformed SCRAM message");
+/// A message of the exchange that cannot be.
+pub(super) const MALFORMED: ProxyError = ProxyError::ProtocolViolation("malformed SCRAM message");
 
 /// Refuses what PostgreSQL refuses and pgwire does not: NUL bytes, and nonces that are empty or not
 /// printable (`read_client_first_message` and `is_scram_printable`, `auth-scram.c`).

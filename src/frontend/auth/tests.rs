@@ -26,7 +26,8 @@ const APP: &str = "{ name: app, password: secret }";
 /// What the client's `answer` (made from the salt) to an MD5 challenge leads to.
 async fn md5(user: &str, answer: impl FnOnce([u8; 4]) -> String) -> Result<(), ProxyError> {
     let authenticator = Authenticator::new(&config("md5", APP));
-    let Progress::Ask { request, exchange } = authenticator.begin(user)? else {
+    let Progress::Ask { request, exchange } = authenticator.begin(user, &Channel::default())?
+    else {
         panic!("nothing was asked");
     };
     let salt = *request.last_chunk::<4>().unwrap();
@@ -109,7 +110,7 @@ async fn logins_at_the_same_time_derive_a_verifier_once() {
 #[test]
 fn no_secret_is_printed() {
     let authenticator = Authenticator::new(&config("password", APP));
-    let progress = authenticator.begin("app").unwrap();
+    let progress = authenticator.begin("app", &Channel::default()).unwrap();
     for shown in [format!("{authenticator:?}"), format!("{progress:?}")] {
         assert!(!shown.contains("secret"), "{shown}");
     }
@@ -129,7 +130,7 @@ proptest! {
         echo in any::<bool>(),
     ) {
         let secret = Verifier::mock().secret(vec![1; 16]);
-        let Ok((server_first, challenge)) = ScramChallenge::new(&first, secret) else {
+        let Ok((server_first, challenge)) = ScramChallenge::new(&ScramServerAuth::new(), &first, secret) else {
             return Ok(());
         };
         let nonce = server_first.split(',').next().unwrap();

@@ -2,13 +2,16 @@
 
 use std::future::Future;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::HandshakeError;
+use super::encryption::{ClientSocket, Protection};
+use super::{Beginning, HandshakeError};
 use crate::frontend::error::ProxyError;
 use crate::limits::{AUTH_MESSAGE_BYTES, REFUSAL_DRAIN_BYTES, REFUSAL_TIME};
 use crate::protocol::startup::{FirstPacket, LENGTH_BYTES, body_length, parse};
+use crate::tls::{self, Acceptor, Opening};
 use crate::wire::{ReadError, read_message};
 
 /// The type of `PasswordMessage`, `SASLInitialResponse` and `SASLResponse`.
@@ -32,7 +35,16 @@ enum Lateness {
     Told,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Conduit<S> {
+/// What a connection begins with.
+#[derive(Debug)]
+pub(super) enum FirstBytes {
+    /// A first packet, whole.
+    Packet(FirstPacket),
+    /// TLS, of which these bytes have been read.
+    Tls([u8; LENGTH_BYTES]),
+}
+
+impl<S: ClientSocket> Conduit<S> {
     pub(super) fn new(stream: S, deadline: Instant) -> Self {
         Self {
             stream,
@@ -63,14 +75,45 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conduit<S> {
         done.map_err(|_| self.late())
     }
 
-    /// Reads one first packet and not a byte more.
-    pub(super) async fn read_first_packet(&mut self) -> Result<FirstPacket, HandshakeError> {
+    pub(super) fn protection(&self) -> Protection {
+        self.stream.protection()
+    }
+
+    pub(super) fn certificate(&self) -> Option<&[u8]> {
+        self.stream.certificate()
+    }
+
+    /// Does the TLS handshake. Nothing behind the client's request has been read, so what it sent
+    /// before the handshake is taken for a part of it and ends it (CVE-2021-23214).
+    pub(super) async fn encrypt(
+        self,
+        acceptor: &Acceptor,
+        opening: Opening<'_>,
+        slots: &Semaphore,
+    ) -> Result<Self, HandshakeError> {
+        let encrypting = self.stream.encrypt(acceptor, opening, slots);
+        match timeout_at(self.deadline, encrypting).await {
+            Ok(Ok(stream)) => Ok(Self { stream, ..self }),
+            Ok(Err(error)) => Err(HandshakeError::Tls(error)),
+            Err(_) => Err(HandshakeError::Silent),
+        }
+    }
+
+    /// Reads one first packet and not a byte more, or the first bytes of TLS.
+    pub(super) async fn read_first_bytes(
+        &mut self,
+        beginning: Beginning,
+    ) -> Result<FirstBytes, HandshakeError> {
         let mut field = [0; LENGTH_BYTES];
         self.fill(&mut field).await?;
+        // No length of a packet begins like this.
+        if beginning == Beginning::Any && field.first() == Some(&tls::FIRST_BYTE) {
+            return Ok(FirstBytes::Tls(field));
+        }
         let length = body_length(field).map_err(ProxyError::from)?;
         let mut body = vec![0; length];
         self.fill(&mut body).await?;
-        Ok(parse(&body).map_err(ProxyError::from)?)
+        Ok(FirstBytes::Packet(parse(&body).map_err(ProxyError::from)?))
     }
 
     async fn fill(&mut self, buffer: &mut [u8]) -> Result<(), HandshakeError> {

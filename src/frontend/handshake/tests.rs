@@ -62,6 +62,21 @@ fn fatal(code: &str, message: &str) -> Vec<u8> {
     format!("FATAL\0C{code}\0M{message}\0").into_bytes()
 }
 
+/// A client whose socket is in memory and stays plain.
+impl ClientSocket for DuplexStream {
+    async fn encrypt(self, _: &Acceptor, _: Opening<'_>, _: &Semaphore) -> io::Result<Self> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn protection(&self) -> Protection {
+        Protection::None
+    }
+
+    fn certificate(&self) -> Option<&[u8]> {
+        None
+    }
+}
+
 /// How a handshake ended, in words, and what follows it in the stream.
 async fn summary(outcome: Result<Outcome<DuplexStream>, HandshakeError>) -> String {
     match outcome {
@@ -74,6 +89,7 @@ async fn summary(outcome: Result<Outcome<DuplexStream>, HandshakeError>) -> Stri
         }
         Ok(Outcome::Cancel { request, .. }) => format!("cancel {}", request.process_id),
         Err(HandshakeError::Closed(_)) => "closed".to_owned(),
+        Err(HandshakeError::Tls(_)) => "tls".to_owned(),
         Err(HandshakeError::Silent) => "silent".to_owned(),
         Err(HandshakeError::Refused(error)) => error.sqlstate().to_owned(),
     }
@@ -87,6 +103,7 @@ async fn play(method: &str, admission: Admission, input: &[u8], chunk: usize) ->
         config: &config,
         authenticator: &authenticator,
         admission,
+        tls_slots: &Semaphore::new(1),
         deadline: Instant::now() + config.limits.startup_timeout,
     };
     let (client, server) = duplex(100_000);
@@ -149,6 +166,7 @@ async fn play_slowly(input: &[u8], drip: &[u8]) -> (String, Vec<u8>, u64) {
         config: &config,
         authenticator: &authenticator,
         admission: Admission::Admitted,
+        tls_slots: &Semaphore::new(1),
         deadline: began + config.limits.startup_timeout,
     };
     let (client, server) = duplex(100_000);
@@ -209,6 +227,7 @@ async fn scram_login(
         config: &config,
         authenticator,
         admission: Admission::Admitted,
+        tls_slots: &Semaphore::new(1),
         deadline: Instant::now() + Duration::from_secs(15),
     };
     let (mut client, server) = duplex(100_000);

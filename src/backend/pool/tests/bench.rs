@@ -144,7 +144,8 @@ impl Bench {
         let text = format!(
             "clusters: {{ main: {{ nodes: [{{ host: 127.0.0.1, port: {} }}], pool: {{ size: {size}, \
              mode: transaction, idle_timeout: 10m, max_lifetime: 1h, checkout_timeout: \
-             {checkout_timeout} }}, monitor: {{ user: m, password: m, database: postgres }} }} }}\n\
+             {checkout_timeout} }}, monitor: {{ user: m, password: m, database: postgres }}, \
+             server_tls: {{ mode: disable }} }} }}\n\
              users: [{{ name: app, password: secret }}]\n",
             node.port
         );

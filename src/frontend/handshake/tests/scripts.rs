@@ -60,7 +60,15 @@ fn junk_cases() -> Vec<Case> {
     let closed = |input: &[u8]| case("trust", &[input], "closed", &[], "");
     vec![
         refused(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
-        refused(b"\x16\x03\x01\x02\0\x01"),
+        // TLS where there is none: no answer would be understood.
+        case("trust", &[b"\x16\x03\x01\x02\0\x01"], "tls", &[], ""),
+        case(
+            "trust",
+            &[SSL, b"\x16\x03\x01\x02\0\x01"],
+            "08P01",
+            &[b"N"],
+            length,
+        ),
         refused(b"\0\0\0\x07abc"),
         refused(b"\xff\xff\xff\xff"),
         closed(b""),

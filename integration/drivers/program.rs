@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use pgweir::sandbox::LocalCluster;
 use tokio::process::Command;
 
-use crate::harness::{Proxy, shared_cluster};
+use crate::harness::{Proxy, eventually, shared_cluster};
 
 /// How long one run may take on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -16,7 +17,7 @@ const DEADLINE: Duration = Duration::from_secs(120);
 /// Fewer reads on replicas would mean that the program does not exercise the splitting.
 const LEAST_READS_ON_REPLICAS: f64 = 50.0;
 
-/// The headings, `[name]` on lines of their own, that every program prints in this order.
+/// The headings, `# name` on lines of their own, that every program prints in this order.
 const SECTIONS: [&str; 15] = [
     "prepared",
     "transaction",
@@ -24,11 +25,11 @@ const SECTIONS: [&str; 15] = [
     "copy",
     "notify",
     "cancel",
+    "readback",
     "binary",
     "types",
     "error",
     "parts",
-    "readback",
     "temporary",
     "settings",
     "locks",
@@ -50,6 +51,7 @@ pub(crate) struct Program {
     command: Vec<PathBuf>,
     environment: Vec<(&'static str, PathBuf)>,
     needs: Vec<PathBuf>,
+    probe: Vec<&'static str>,
     sections: Vec<&'static str>,
 }
 
@@ -65,12 +67,46 @@ impl Program {
         )
     }
 
+    /// `main.js` with the packages of `package-lock.json`.
+    pub(crate) fn node(folder: &'static str) -> Self {
+        let modules = installed("node/node_modules");
+        let command = vec![PathBuf::from("node"), source(folder, "main.js")];
+        let needs = vec![program("node"), modules.clone()];
+        let mut program = Self::new(folder, command, needs);
+        program.environment.push(("NODE_PATH", modules));
+        program
+    }
+
+    /// The compiled class `Main` with the driver of the system.
+    pub(crate) fn java(folder: &'static str) -> Self {
+        let jar = PathBuf::from("/usr/share/java/postgresql.jar");
+        let classes = installed(folder);
+        let mut path = jar.clone().into_os_string();
+        path.push(":");
+        path.push(&classes);
+        let command = ["java", "-cp"].map(PathBuf::from);
+        let command = command.into_iter().chain([path.into(), "Main".into()]);
+        let needs = vec![program("java"), jar, classes.join("Main.class")];
+        Self::new(folder, command.collect(), needs)
+    }
+
+    /// A script for an interpreter of the system; `probe` succeeds if it has the driver.
+    pub(crate) fn script(folder: &'static str, command: &[&str], probe: &[&'static str]) -> Self {
+        let (file, interpreter) = command.split_last().unwrap();
+        let command = interpreter.iter().map(PathBuf::from);
+        let command = command.chain([source(folder, file)]).collect();
+        let mut program = Self::new(folder, command, Vec::new());
+        program.probe = probe.to_vec();
+        program
+    }
+
     fn new(folder: &'static str, command: Vec<PathBuf>, needs: Vec<PathBuf>) -> Self {
         Self {
             folder,
             command,
             environment: Vec::new(),
             needs,
+            probe: Vec::new(),
             sections: Vec::new(),
         }
     }
@@ -82,11 +118,17 @@ impl Program {
     }
 
     /// What of it is not installed, if anything.
-    fn missing(&self) -> Option<&Path> {
-        self.needs
-            .iter()
-            .map(PathBuf::as_path)
-            .find(|path| !path.exists())
+    fn missing(&self) -> Option<String> {
+        let file = self.needs.iter().find(|path| !path.exists());
+        if let Some(file) = file {
+            return Some(format!("{} is not there", file.display()));
+        }
+        let [name, arguments @ ..] = self.probe.as_slice() else {
+            return None;
+        };
+        let probe = std::process::Command::new(name).args(arguments).output();
+        (!probe.is_ok_and(|output| output.status.success()))
+            .then(|| format!("{:?} fails", self.probe))
     }
 
     async fn run(&self, port: u16) -> Run {
@@ -122,18 +164,21 @@ impl Program {
 pub(crate) async fn check(program: &Program) {
     let folder = program.folder;
     if let Some(missing) = program.missing() {
-        let reason = format!("{folder}: {} is not there", missing.display());
+        let reason = format!("{folder}: {missing}");
         assert!(env::var_os("PGWEIR_REQUIRE_DRIVERS").is_none(), "{reason}");
         println!("skipped: {reason}; see integration/drivers/install.sh");
         return;
     }
     let cluster = shared_cluster().await;
+    prepare(cluster, folder).await;
     let direct = program.run(cluster.port(cluster.primary())).await;
     assert!(
         direct.succeeded && complete(&direct.lines, &program.sections),
         "{folder}: the direct run failed:\n{direct:#?}"
     );
+    prepare(cluster, folder).await;
     let proxy = Proxy::start(cluster, "{}").await;
+    know(&proxy, folder).await;
     let before = proxy.metrics().await;
     let proxied = program.run(proxy.port()).await;
     let served = proxy.metrics().await.reads_since(&before);
@@ -147,6 +192,27 @@ pub(crate) async fn check(program: &Program) {
         "{folder}: {served:?} of {:#?}",
         proxy.metrics().await.samples()
     );
+}
+
+/// Gives the program its tables as if for the first time, on every node.
+async fn prepare(cluster: &LocalCluster, folder: &str) {
+    let sql = include_str!("schema.sql").replace(":schema", folder);
+    cluster.sql(cluster.primary(), &sql).await.unwrap();
+    for replica in cluster.replicas() {
+        cluster.wait_for_replay(replica).await.unwrap();
+    }
+}
+
+/// Waits until the proxy knows the tables, so that how fast it reads the catalog does not matter.
+async fn know(proxy: &Proxy, folder: &str) {
+    let client = &proxy.connect().await;
+    let read = &format!("SELECT count(*) FROM {folder}.number");
+    eventually("reads of the tables go to replicas", || async {
+        client.simple_query(read).await.unwrap();
+        let route = client.simple_query("SHOW pgweir.last_route").await.unwrap();
+        format!("{route:?}").contains("role=replica")
+    })
+    .await;
 }
 
 /// Whether every section has begun, and something stands in each but the last.
@@ -165,9 +231,7 @@ fn complete(lines: &[String], own: &[&str]) -> bool {
 }
 
 fn heading(line: &str) -> Option<&str> {
-    line.strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .filter(|name| name.bytes().all(|byte| byte.is_ascii_lowercase()))
+    line.strip_prefix("# ")
 }
 
 /// The first line that is not the same, with the section it stands in.
@@ -199,4 +263,13 @@ fn source(folder: &str, file: &str) -> PathBuf {
 /// Where `install.sh` puts what is not a package of the system.
 fn installed(path: &str) -> PathBuf {
     root().join("target/drivers").join(path)
+}
+
+/// Where a program of the system is; its name if it is nowhere.
+fn program(name: &str) -> PathBuf {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .map(|directory| directory.join(name))
+        .find(|file| file.exists())
+        .unwrap_or_else(|| PathBuf::from(name))
 }

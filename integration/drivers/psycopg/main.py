@@ -15,7 +15,7 @@ SLOW_READ = """SELECT count(*) FROM generate_series(1, 40000) a
 
 
 def section(name):
-    print(f"[{name}]", flush=True)
+    print(f"# {name}", flush=True)
 
 
 def fails(what, action):
@@ -31,19 +31,6 @@ def fails(what, action):
 
 def connect(**options):
     return psycopg.connect(autocommit=True, **options)
-
-
-def create(conn):
-    conn.execute("DROP SCHEMA IF EXISTS psycopg CASCADE")
-    conn.execute("CREATE SCHEMA psycopg")
-    conn.execute("SET search_path = psycopg")
-    conn.execute("CREATE TABLE item (id serial PRIMARY KEY, name text NOT NULL, price numeric)")
-    conn.execute("CREATE TABLE number (n int PRIMARY KEY)")
-    conn.execute("CREATE TABLE copied (id int, name text, at timestamptz)")
-    conn.execute("CREATE TABLE blob (id int, body bytea)")
-    conn.execute("CREATE TABLE own (id int PRIMARY KEY, v text)")
-    conn.execute("CREATE TABLE piped (id int PRIMARY KEY, v text)")
-    conn.execute("INSERT INTO number SELECT generate_series(1, 1000)")
 
 
 def prepared(conn):
@@ -128,24 +115,24 @@ def savepoint(conn):
 def copy(conn):
     section("copy")
     cur = conn.cursor()
-    with cur.copy("COPY copied FROM STDIN") as stream:
+    with cur.copy("COPY dated FROM STDIN") as stream:
         for i in range(2000):
             stream.write_row((i, f"näme\t{i}", datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)))
     print(cur.rowcount, cur.statusmessage)
-    with cur.copy("COPY copied FROM STDIN (FORMAT binary)") as stream:
+    with cur.copy("COPY dated FROM STDIN (FORMAT binary)") as stream:
         stream.set_types(["int4", "text", "timestamptz"])
         for i in range(50):
             stream.write_row((i, "binary", None))
     print(cur.rowcount)
-    with cur.copy("COPY (SELECT id, name FROM copied ORDER BY id, name LIMIT 5) TO STDOUT") as out:
+    with cur.copy("COPY (SELECT id, name FROM dated ORDER BY id, name LIMIT 5) TO STDOUT") as out:
         print(list(out.rows()))
-    with cur.copy("COPY (SELECT sum(id), count(*) FROM copied) TO STDOUT (FORMAT binary)") as out:
+    with cur.copy("COPY (SELECT sum(id), count(*) FROM dated) TO STDOUT (FORMAT binary)") as out:
         print(b"".join(bytes(block) for block in out))
-    with cur.copy("COPY copied TO STDOUT") as out:
+    with cur.copy("COPY dated TO STDOUT") as out:
         print(sum(len(block) for block in out))
 
     def broken():
-        with cur.copy("COPY copied FROM STDIN") as stream:
+        with cur.copy("COPY dated FROM STDIN") as stream:
             stream.write(b"1\tgood\t\\N\n")
             stream.write(b"bad\trow\t\\N\n")
 
@@ -155,7 +142,7 @@ def copy(conn):
         pass
 
     def abandoned():
-        with cur.copy("COPY copied FROM STDIN") as stream:
+        with cur.copy("COPY dated FROM STDIN") as stream:
             stream.write(b"1\tgood\t\\N\n")
             raise Stopped("stopped")
 
@@ -169,7 +156,7 @@ def copy(conn):
             action()
         except Stopped as error:
             print("own error", error, conn.info.transaction_status.name)
-    print(conn.execute("SELECT count(*) FROM copied").fetchone())
+    print(conn.execute("SELECT count(*) FROM dated").fetchone())
 
 
 def notify(conn):
@@ -384,15 +371,11 @@ def pipeline(conn):
 
 
 def main():
-    conn = connect()
-    create(conn)
-    for check in (prepared, transaction, savepoint, copy, notify, cancel, binary, types, error,
-                  parts, readback, temporary, settings, locks, pipeline):
+    for check in (prepared, transaction, savepoint, copy, notify, cancel, readback, binary, types, error,
+                  parts, temporary, settings, locks, pipeline):
         with connect(options="-c search_path=psycopg") as own:
             check(own)
-    conn.execute("DROP SCHEMA psycopg CASCADE")
-    conn.close()
-    print("[end]")
+    section("end")
 
 
 main()

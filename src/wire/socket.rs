@@ -196,8 +196,32 @@ fn is_waiting<T>(read: io::Result<T>) -> bool {
     read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
 
-/// Reads from the TLS session, and into it as long as it has nothing to give.
+/// Fills `buffer` from the TLS session, and the session from `source`, until one of them is full or
+/// there is no more: like with a plain socket, a buffer that is not full hides nothing.
 fn read_tls<D: SideData>(
+    source: &mut impl Read,
+    session: &mut ConnectionCommon<D>,
+    buffer: &mut [u8],
+) -> io::Result<usize> {
+    let mut filled = 0;
+    loop {
+        let step = read_decrypted(
+            source,
+            session,
+            buffer.get_mut(filled..).unwrap_or_default(),
+        );
+        match step {
+            Ok(0) => return Ok(filled),
+            Ok(count) => filled += count,
+            // What has been read comes first; the error comes again.
+            Err(_) if filled > 0 => return Ok(filled),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Reads from the TLS session, and into it as long as it has nothing to give.
+fn read_decrypted<D: SideData>(
     source: &mut impl Read,
     session: &mut ConnectionCommon<D>,
     buffer: &mut [u8],

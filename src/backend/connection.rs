@@ -144,7 +144,12 @@ pub(crate) fn parameter_status(body: &[u8]) -> Option<(String, String)> {
     reader.rest().is_empty().then_some((name, value))
 }
 
-fn with_parameter(old: &ReportedParameters, name: String, value: String) -> ReportedParameters {
+/// The same parameters with this value of one.
+pub(crate) fn with_parameter(
+    old: &ReportedParameters,
+    name: String,
+    value: String,
+) -> ReportedParameters {
     let mut parameters = old.to_vec();
     parameters.retain(|(old, _)| *old != name);
     parameters.push((name, value));

@@ -11,9 +11,12 @@ use crate::limits::PREPARED_PER_CONNECTION;
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct AppliedSettings(pub BTreeMap<String, String>);
 
-/// Setting it forgets `role` (`SetSessionUserId`, `src/backend/utils/init/miscinit.c`).
-const SESSION_AUTHORIZATION: &str = "session_authorization";
-const ROLE: &str = "role";
+/// Setting it forgets [`ROLE`] (`SetSessionUserId`, `src/backend/utils/init/miscinit.c`).
+pub const SESSION_AUTHORIZATION: &str = "session_authorization";
+/// What SET ROLE sets.
+pub const ROLE: &str = "role";
+/// Stands for settings that nobody can list: only `RESET ALL` takes them back.
+pub const HIDDEN: &str = "";
 
 impl AppliedSettings {
     /// The statements that turn a connection with the settings `from` into one with `to`.
@@ -30,16 +33,39 @@ impl AppliedSettings {
             plan.extend(held.map(|name| reset(name)));
         }
         let ordinary = |name: &&String| !identities.contains(&name.as_str());
+        if from.0.contains_key(HIDDEN) && !to.0.contains_key(HIDDEN) {
+            plan.push("RESET ALL".to_owned());
+            plan.extend(
+                to.0.iter()
+                    .filter(|(n, _)| ordinary(n))
+                    .map(|(n, v)| set(n, v)),
+            );
+            plan.extend(
+                new_identity
+                    .then_some(())
+                    .into_iter()
+                    .flat_map(|()| identity(to)),
+            );
+            return plan;
+        }
         let dropped = from.0.keys().filter(|name| !to.0.contains_key(*name));
         plan.extend(dropped.filter(ordinary).map(|name| reset(name)));
         let wanted = to.0.iter().filter(|(name, _)| changed(name));
         plan.extend(wanted.filter(|(n, _)| ordinary(n)).map(|(n, v)| set(n, v)));
         if new_identity {
-            let wanted = identities.iter().rev();
-            plan.extend(wanted.filter_map(|name| Some(set(name, to.0.get(*name)?))));
+            plan.extend(identity(to));
         }
         plan
     }
+}
+
+/// The statements that give a connection of the login role the identity of `to`.
+fn identity(to: &AppliedSettings) -> Vec<String> {
+    let names = [SESSION_AUTHORIZATION, ROLE];
+    let wanted = names
+        .iter()
+        .filter_map(|name| Some((*name, to.0.get(*name)?)));
+    wanted.map(|(name, value)| set(name, value)).collect()
 }
 
 fn set(name: &str, value: &str) -> String {

@@ -296,7 +296,7 @@ fn facts(verdict: &StatementVerdict) -> Vec<String> {
             facts.push("resets every setting of the session".into());
         }
         SessionEffect::DiscardAll => facts.push("makes the session as new".into()),
-        SessionEffect::Pins(reason) => {
+        SessionEffect::Pins(reason) | SessionEffect::MayConfigure(reason, _) => {
             facts.push(format!(
                 "keeps the session on its connection ({})",
                 reason.as_str()

@@ -13,6 +13,7 @@ pub mod guarantee;
 pub mod health;
 pub mod lsn;
 pub mod policy;
+pub mod residue;
 pub mod retry;
 pub mod router;
 pub mod segment;

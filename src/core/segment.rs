@@ -7,11 +7,17 @@ use super::statement::{
 };
 
 /// Where statements that are sent together may run: on a replica only if every one of them may.
+/// `begun` are the modes of a block that they stand in and that no node has seen yet.
 pub fn target<'a>(
     texts: impl IntoIterator<Item = &'a Classification>,
     mode: Consistency,
+    begun: Option<TransactionModes>,
 ) -> Target {
-    let mut block = Block::Outside;
+    let mut block = match begun {
+        None => Block::Outside,
+        Some(modes) if is_read_only(modes) => Block::ReadOnly,
+        Some(_) => return Target::Primary(RouteReason::Transaction),
+    };
     let mut any = Any::Nothing;
     for text in texts {
         any = Any::Text;
@@ -33,6 +39,28 @@ pub fn target<'a>(
         (Any::Text, Consistency::Primary) => Target::Primary(RouteReason::Requested),
         (Any::Text, _) => Target::Read,
     }
+}
+
+/// Whether everything in the text may run in a transaction in which something was set before: nothing
+/// that must be alone in its transaction (`PreventInTransactionBlock`, `src/backend/access/transam/xact.c`)
+/// and nothing that is not understood.
+pub fn may_share_transaction(text: &Classification) -> bool {
+    !text.statements.is_empty()
+        && text.statements.iter().all(|statement| {
+            let alone = matches!(
+                statement.reason,
+                Reason::Ddl
+                    | Reason::Maintenance
+                    | Reason::Code
+                    | Reason::ExplainAnalyzeWrite
+                    | Reason::ParseFailed
+                    | Reason::NotUtf8
+                    | Reason::TooLong
+            );
+            !alone
+                && statement.session != SessionEffect::DiscardAll
+                && statement.transaction != TransactionControl::TwoPhase
+        })
 }
 
 /// Whether a statement may run inside a read-only block that stands on a replica.
@@ -222,14 +250,18 @@ mod tests {
         ];
         for (statements, expected) in cases {
             let text = text(statements);
-            assert_eq!(target([&text], Consistency::Session), expected, "{text:?}");
             assert_eq!(
-                target([&text], Consistency::Primary),
+                target([&text], Consistency::Session, None),
+                expected,
+                "{text:?}"
+            );
+            assert_eq!(
+                target([&text], Consistency::Primary, None),
                 Target::Primary(RouteReason::Requested)
             );
         }
         assert_eq!(
-            target([], Consistency::Session),
+            target([], Consistency::Session, None),
             Target::Primary(RouteReason::Write)
         );
     }
@@ -240,7 +272,7 @@ mod tests {
         setting.session = SessionEffect::DiscardAll;
         assert!(!may_join_replica_block(&setting));
         assert_ne!(
-            target([&text(vec![setting])], Consistency::Session),
+            target([&text(vec![setting])], Consistency::Session, None),
             Target::Read
         );
     }

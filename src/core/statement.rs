@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::residue::SettingNames;
+
 /// PostgreSQL's transaction access mode, applied to one statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum AccessMode {
@@ -118,15 +120,17 @@ pub enum PinReason {
     HeldCursor,
     /// SQL-level PREPARE.
     SqlPrepare,
-    /// A setting was changed in a way that cannot be repeated elsewhere (`set_config`, SET inside a
-    /// block, SET ROLE, SET SESSION AUTHORIZATION, SET SESSION CHARACTERISTICS).
+    /// A setting was changed in a way that the text does not tell (`set_config`, savepoints, SET
+    /// SESSION CHARACTERISTICS).
     Setting,
     /// `nextval` or `setval` ran, so `currval` and `lastval` have a meaning.
     Sequence,
     /// LOAD.
     Load,
-    /// A large object descriptor, an exported snapshot, a random seed.
+    /// A portal of an earlier segment, a replication origin.
     ServerResource,
+    /// `setseed`.
+    Seed,
     /// DO, CALL or a volatile function of the user's: what it left behind cannot be told.
     UnknownCode,
     /// The text was not understood.
@@ -146,6 +150,7 @@ impl PinReason {
             Self::Sequence => "sequence",
             Self::Load => "load",
             Self::ServerResource => "server_resource",
+            Self::Seed => "seed",
             Self::UnknownCode => "unknown_code",
             Self::NotUnderstood => "not_understood",
         }
@@ -163,6 +168,8 @@ pub enum SessionEffect {
     DiscardAll,
     /// State that lives on one connection.
     Pins(PinReason),
+    /// The same, and perhaps settings: these names are to be asked for.
+    MayConfigure(PinReason, SettingNames),
     /// A statement for the proxy itself.
     Proxy(ProxyStatement),
 }

@@ -116,7 +116,8 @@ fn own_statement(analysis: &Analysis) -> Option<ProxyStatement> {
             SessionEffect::None
             | SessionEffect::Setting(_)
             | SessionEffect::DiscardAll
-            | SessionEffect::Pins(_) => None,
+            | SessionEffect::Pins(_)
+            | SessionEffect::MayConfigure(..) => None,
         },
         _ => None,
     }

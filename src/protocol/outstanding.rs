@@ -34,6 +34,11 @@ pub enum Expected {
     Synced,
     /// All replies to a Query or `FunctionCall` message, up to its `ReadyForQuery`.
     Query(Disposition),
+    /// All replies to a Query of pgweir's own, whose rows it reads.
+    Inspection,
+    /// All replies to a Parse, a Bind and an Execute of pgweir's own, up to `CommandComplete`. The
+    /// node skips what stands behind them if they fail.
+    Aside,
     /// These bytes go to the client when everything before them has been answered.
     Synthesize(Box<[u8]>),
     /// The client's Parse of a statement that the node has already: answered like `Synthesize`.
@@ -122,6 +127,8 @@ impl OutstandingReplies {
             | Expected::Described
             | Expected::Executed
             | Expected::Synced
+            | Expected::Inspection
+            | Expected::Aside
             | Expected::Query(_) => return None,
         }
         match self.queue.pop_front()? {
@@ -133,6 +140,8 @@ impl OutstandingReplies {
             | Expected::Described
             | Expected::Executed
             | Expected::Synced
+            | Expected::Inspection
+            | Expected::Aside
             | Expected::Query(_) => None,
         }
     }
@@ -146,12 +155,13 @@ impl OutstandingReplies {
     pub fn fail(&mut self, mut lost: impl FnMut(&Expected)) {
         while let Some(head) = self.queue.front() {
             match head {
-                Expected::Synced | Expected::Query(_) => return,
+                Expected::Synced | Expected::Inspection | Expected::Query(_) => return,
                 Expected::Parsed(..)
                 | Expected::Bound
                 | Expected::Closed(_)
                 | Expected::Described
                 | Expected::Executed
+                | Expected::Aside
                 | Expected::Synthesize(_)
                 | Expected::AlreadyParsed(_) => lost(head),
             }

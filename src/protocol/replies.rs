@@ -4,12 +4,16 @@
 //! only where routing needs it (`ReadyForQuery`, `ErrorResponse`, `CommandComplete`,
 //! `ParameterStatus`), so that a row costs a few instructions and a result is never held.
 
+mod outcome;
+
 use std::ops::Range;
 
-use super::backend::{ErrorView, SqlState, TransactionStatus, command_tag, parameter_status, tag};
+use super::backend::{ErrorView, SqlState, TransactionStatus, command_tag, tag};
 use super::frame::FrameHeader;
 use super::message::Malformed;
 use super::outstanding::{Disposition, Expected, OutstandingReplies, Own};
+
+pub use outcome::{Compare, ErrorKind, Hold, Outcome, Stop};
 
 /// Longest message that is held until it is whole, in bytes; longer ones pass through unread.
 const WHOLE_MESSAGE_BYTES: usize = 16 * 1024;
@@ -21,79 +25,6 @@ pub enum Span {
     Range(Range<usize>),
     /// A reply of pgweir's own.
     Own(Box<[u8]>),
-}
-
-/// What the replies to one segment amounted to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Outcome(u16);
-
-impl Outcome {
-    /// The node reported an error.
-    pub const ERROR: Self = Self(1);
-    /// `COMMIT` (also of a prepared transaction).
-    pub const COMMITTED: Self = Self(2);
-    /// `ROLLBACK`.
-    pub const ROLLED_BACK: Self = Self(4);
-    /// `DISCARD ALL`.
-    pub const DISCARDED_ALL: Self = Self(8);
-    /// `DEALLOCATE ALL`.
-    pub const DEALLOCATED_ALL: Self = Self(16);
-    /// The node announced the end of the connection.
-    pub const FATAL: Self = Self(32);
-    /// An error in a query that pgweir sent for itself.
-    pub const OWN_QUERY_FAILED: Self = Self(64);
-    /// `PREPARE TRANSACTION`.
-    pub const PREPARED: Self = Self(128);
-    /// A Sync that was sent before COPY data, and that the node has ignored.
-    pub const SYNC_IGNORED: Self = Self(256);
-    /// A Parse of the unnamed statement that failed or was skipped.
-    pub const UNNAMED_LOST: Self = Self(512);
-    /// A Close of pgweir's own that was skipped: the statement is still there.
-    pub const CLOSE_LOST: Self = Self(1024);
-
-    /// Adds `other`.
-    pub fn add(&mut self, other: Self) {
-        self.0 |= other.0;
-    }
-
-    /// Whether `other` is part of it.
-    pub const fn has(self, other: Self) -> bool {
-        self.0 & other.0 != 0
-    }
-}
-
-/// Whether bytes may still be taken back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hold {
-    /// Nothing has reached the client, and an error stops the scan.
-    UntilResult,
-    /// Everything is forwarded.
-    Released,
-    /// Everything is dropped (what is left of a statement that another node runs).
-    Discarding,
-}
-
-/// Why a scan stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stop {
-    /// All bytes have been looked at, up to an incomplete message.
-    NeedMore,
-    /// With [`Hold::UntilResult`]: an error came before any result went out. The error has not been
-    /// consumed; scan again with another hold to go on.
-    HeldError(SqlState, ErrorKind),
-    /// The node waits for COPY data.
-    CopyIn,
-}
-
-/// What else the error says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ErrorKind {
-    /// The connection lives on.
-    Ordinary,
-    /// "... during recovery" in the message (SQLSTATE XX000 is used for it too).
-    DuringRecovery,
-    /// The connection ends.
-    Fatal,
 }
 
 /// The node broke the protocol, or answered something nobody asked for.
@@ -120,6 +51,13 @@ pub struct ReplyScanner {
     pub unparsed: Vec<u64>,
     /// Named statements that the node has confirmed since [`Self::begin`].
     pub parsed: Vec<u64>,
+    /// Rows of pgweir's own query, as message bodies.
+    pub captured: Vec<Box<[u8]>>,
+    /// Bodies of `ParameterStatus` messages. The client is not told of them as they come: the node may
+    /// report what pgweir has set, and may have reported earlier what the client sets now.
+    pub reports: Vec<Box<[u8]>>,
+    /// Whether the client may have to be told of a parameter although the node reports none.
+    pub compare: Compare,
     has_result: ResultSeen,
     /// Whether bytes may still be taken back.
     pub hold: Hold,
@@ -141,6 +79,9 @@ impl Default for ReplyScanner {
             last_error: None,
             unparsed: Vec::new(),
             parsed: Vec::new(),
+            captured: Vec::new(),
+            reports: Vec::new(),
+            compare: Compare::No,
             has_result: ResultSeen::No,
             hold: Hold::Released,
         }
@@ -155,6 +96,7 @@ impl ReplyScanner {
         self.last_error = None;
         self.unparsed.clear();
         self.parsed.clear();
+        self.captured.clear();
         self.has_result = ResultSeen::No;
     }
 
@@ -203,6 +145,12 @@ impl ReplyScanner {
             else {
                 return Ok(Stop::NeedMore);
             };
+            if replies.head() == Some(&Expected::Inspection) && header.tag == tag::DATA_ROW {
+                if !self.capture(header, rest) {
+                    return Ok(Stop::NeedMore);
+                }
+                continue;
+            }
             if header.tag == tag::DATA_ROW || header.tag == tag::COPY_DATA {
                 self.has_result = ResultSeen::Yes;
                 self.pass(header, row_disposition(replies, hold, header.tag)?);
@@ -213,11 +161,22 @@ impl ReplyScanner {
                 Body::Whole(body) => Some(body),
                 Body::Unread => None,
             };
+            if header.tag == tag::ERROR && replies.head() == Some(&Expected::Aside) {
+                self.outcome.add(Outcome::OWN_QUERY_FAILED);
+                return Ok(Stop::OwnFailed);
+            }
             if let (tag::ERROR, Hold::UntilResult, Some(body)) = (header.tag, hold, whole)
                 && let Ok(error) = ErrorView::read(body)
-                && !matches!(replies.head(), Some(Expected::Query(Disposition::Discard)))
+                && !matches!(
+                    replies.head(),
+                    Some(Expected::Query(Disposition::Discard) | Expected::Inspection)
+                )
             {
                 return Ok(Stop::HeldError(error.sqlstate, kind_of(&error)));
+            }
+            if header.tag == tag::READY_FOR_QUERY && self.must_report(replies) {
+                self.compare = Compare::No;
+                return Ok(Stop::Reported);
             }
             let disposition = self.account(header.tag, whole, replies)?;
             let disposition = if hold == Hold::Discarding {
@@ -254,6 +213,31 @@ impl ReplyScanner {
         }
     }
 
+    /// Whether the client, which gets the next `ReadyForQuery`, may have to be told something before.
+    fn must_report(&self, replies: &OutstandingReplies) -> bool {
+        let for_client = !matches!(
+            replies.head(),
+            Some(Expected::Query(Disposition::Discard) | Expected::Inspection)
+        );
+        for_client && (self.compare == Compare::Yes || !self.reports.is_empty())
+    }
+
+    /// Takes one row of pgweir's own query; `false` while it is not whole.
+    fn capture(&mut self, header: FrameHeader, rest: &[u8]) -> bool {
+        let held: usize = self.captured.iter().map(|row| row.len()).sum();
+        if held + header.total() > CAPTURED_BYTES {
+            self.outcome.add(Outcome::OWN_QUERY_FAILED);
+            self.pass(header, Disposition::Discard);
+            return true;
+        }
+        let Some(body) = rest.get(super::frame::HEADER_BYTES..header.total()) else {
+            return false;
+        };
+        self.captured.push(body.into());
+        self.pass(header, Disposition::Discard);
+        true
+    }
+
     fn pass(&mut self, header: FrameHeader, disposition: Disposition) {
         self.passing = header.total();
         self.passing_as = disposition;
@@ -271,15 +255,29 @@ impl ReplyScanner {
         let forward = Ok(Disposition::Forward);
         match (tag, head) {
             (tag::NOTICE | tag::NOTIFICATION, head) => Ok(asynchronous(head)),
-            (tag::PARAMETER_STATUS, head) => Ok(reported(asynchronous(head), body)),
+            (tag::PARAMETER_STATUS, _) => {
+                if self.reports.len() < REPORTS {
+                    self.reports.extend(body.map(Box::from));
+                }
+                Ok(Disposition::Discard)
+            }
             (tag::ERROR, _) => Ok(self.error(body, replies)),
-            (tag::READY_FOR_QUERY, Some(Expected::Synced | Expected::Query(_))) => {
+            (
+                tag::READY_FOR_QUERY,
+                Some(Expected::Synced | Expected::Inspection | Expected::Query(_)),
+            ) => {
                 let status = body.and_then(|body| TransactionStatus::read(body).ok());
                 self.status = status.ok_or(unexpected)?;
                 self.has_result = ResultSeen::Yes;
                 Ok(popped(replies))
             }
-            (_, Some(Expected::Query(Disposition::Discard))) => Ok(Disposition::Discard),
+            (_, Some(Expected::Query(Disposition::Discard) | Expected::Inspection)) => {
+                Ok(Disposition::Discard)
+            }
+            (tag::COMMAND_COMPLETE, Some(Expected::Aside)) => Ok(popped(replies)),
+            (tag::PARSE_COMPLETE | tag::BIND_COMPLETE, Some(Expected::Aside)) => {
+                Ok(Disposition::Discard)
+            }
             (tag::PARSE_COMPLETE, Some(Expected::Parsed(_, id))) => {
                 self.parsed.extend(*id);
                 Ok(popped(replies))
@@ -322,7 +320,7 @@ impl ReplyScanner {
             self.outcome.add(Outcome::FATAL);
         }
         match replies.head() {
-            Some(Expected::Query(Disposition::Discard)) => {
+            Some(Expected::Query(Disposition::Discard) | Expected::Inspection) => {
                 self.outcome.add(Outcome::OWN_QUERY_FAILED);
                 Disposition::Discard
             }
@@ -343,6 +341,8 @@ impl ReplyScanner {
                     | Expected::Executed
                     | Expected::Synced
                     | Expected::Query(_)
+                    | Expected::Inspection
+                    | Expected::Aside
                     | Expected::Synthesize(_)
                     | Expected::AlreadyParsed(_) => {}
                 });
@@ -371,6 +371,12 @@ impl ReplyScanner {
 /// A server message is below 1 GiB (`MaxAllocSize`, `src/include/utils/memutils.h`); a longer one
 /// is no message.
 const MAX_LENGTH: u32 = 0x4000_0000 + 64;
+
+/// Most reports of parameters that are kept between two `ReadyForQuery`; a node has about 15.
+const REPORTS: usize = 64;
+
+/// Most bytes of rows that pgweir reads of its own query.
+const CAPTURED_BYTES: usize = 128 * 1024;
 
 /// A whole `ParseComplete`.
 const PARSE_COMPLETE: [u8; 5] = [tag::PARSE_COMPLETE, 0, 0, 0, 4];
@@ -411,15 +417,8 @@ fn row_disposition(
 fn asynchronous(head: Option<&Expected>) -> Disposition {
     match head {
         Some(Expected::Query(disposition)) => *disposition,
+        Some(Expected::Inspection | Expected::Aside) => Disposition::Discard,
         _ => Disposition::Forward,
-    }
-}
-
-/// The client is told of one endpoint that is never in recovery.
-fn reported(disposition: Disposition, body: Option<&[u8]>) -> Disposition {
-    match body.and_then(|body| parameter_status(body).ok()) {
-        Some((b"in_hot_standby", _)) => Disposition::Discard,
-        _ => disposition,
     }
 }
 
@@ -430,6 +429,7 @@ fn popped(replies: &mut OutstandingReplies) -> Disposition {
             | Expected::Closed(disposition)
             | Expected::Query(disposition),
         ) => disposition,
+        Some(Expected::Inspection | Expected::Aside) => Disposition::Discard,
         _ => Disposition::Forward,
     }
 }

@@ -7,6 +7,7 @@ use super::{
     CastContext, Catalog, FunctionRow, FunctionVerdict, OperatorRow, OperatorVerdict, Persistence,
     RelationEntry, RelationKind, RelationRow, RelationVerdict, SchemaId, TypeRow, Volatility,
 };
+use crate::core::residue::SettingNames;
 use crate::core::statement::{PinReason, Reason};
 
 /// Operators that a construct may use without naming them.
@@ -82,6 +83,7 @@ pub struct CatalogBuilder {
     casts: Vec<(u32, u32, CastContext)>,
     comparison_functions: Vec<u32>,
     unsafe_types: HashSet<u32>,
+    settings: SettingNames,
 }
 
 impl CatalogBuilder {
@@ -176,6 +178,11 @@ impl CatalogBuilder {
         );
     }
 
+    /// Adds the source of a function that may set placeholders.
+    pub fn source(&mut self, source: &str) {
+        self.settings = self.settings.and(&SettingNames::in_source(source));
+    }
+
     /// Adds that one thing refers to another.
     pub fn reference(&mut self, source: Source, target: Target) {
         self.references.push((source, target));
@@ -185,7 +192,10 @@ impl CatalogBuilder {
     pub fn build(mut self) -> Catalog {
         self.settle_types();
         self.settle_relations();
-        let mut catalog = Catalog::default();
+        let mut catalog = Catalog {
+            settings: std::mem::take(&mut self.settings),
+            ..Catalog::default()
+        };
         let unsafe_implicit_cast = self.casts.iter().any(|(_, function, context)| {
             *context == CastContext::Implicit && self.refuses_function(*function)
         });

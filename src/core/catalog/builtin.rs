@@ -191,18 +191,19 @@ pub(super) fn session_function(name: &str) -> Option<FunctionVerdict> {
         "set_config" => refused(Reason::NodeLocalFunction, Some(PinReason::Setting)),
         // A setting of the session like any other: it goes with it to every node.
         "current_setting" => refused(Reason::NodeLocalFunction, None),
-        "setseed" | "pg_export_snapshot" | "pg_replication_origin_session_setup" => {
-            refused(Reason::NodeLocalFunction, Some(PinReason::ServerResource))
+        "setseed" | "pg_replication_origin_session_setup" => {
+            refused(Reason::NodeLocalFunction, Some(PinReason::Seed))
         }
+        // It ends with its transaction.
+        "pg_export_snapshot" => refused(Reason::NodeLocalFunction, None),
         "nextval" | "setval" | "currval" | "lastval" => {
             refused(Reason::Sequence, Some(PinReason::Sequence))
         }
         "pg_sequence_last_value" => refused(Reason::Sequence, None),
         "pg_notify" => refused(Reason::VolatileFunction, None),
-        "loread" | "lowrite" => refused(Reason::VolatileFunction, Some(PinReason::ServerResource)),
-        _ if name.starts_with("lo_") => {
-            refused(Reason::VolatileFunction, Some(PinReason::ServerResource))
-        }
+        // Descriptors of large objects are closed at the end of the transaction.
+        "loread" | "lowrite" => refused(Reason::VolatileFunction, None),
+        _ if name.starts_with("lo_") => refused(Reason::VolatileFunction, None),
         _ if name.contains("advisory_xact_lock") => refused(Reason::AdvisoryLock, None),
         _ if name.starts_with("pg_") && name.contains("advisory_") => {
             refused(Reason::AdvisoryLock, Some(PinReason::AdvisoryLock))

@@ -14,6 +14,7 @@ mod builtin;
 
 use std::collections::{HashMap, HashSet};
 
+use crate::core::residue::SettingNames;
 use crate::core::statement::{PinReason, Reason};
 
 pub use build::{CatalogBuilder, Source, Target};
@@ -35,6 +36,8 @@ pub struct Catalog {
     comparisons: OperatorVerdict,
     /// Of the conversions that nobody writes.
     implicit_casts: OperatorVerdict,
+    /// Placeholders that functions and triggers may set.
+    settings: SettingNames,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -208,6 +211,11 @@ impl Catalog {
     /// The catalog of a database in which nobody has created anything (PostgreSQL 15).
     pub fn of_empty_database() -> &'static Self {
         builtin::empty_database_catalog()
+    }
+
+    /// Placeholders that functions may set, those that triggers call included.
+    pub fn settings_of_functions(&self) -> &SettingNames {
+        &self.settings
     }
 
     /// A builder that already holds what an empty database contains.

@@ -2,9 +2,10 @@
 
 use super::lexer::Piece;
 use super::query;
-use super::references::{self, References, RelationUse};
+use super::references::{self, Form, References, RelationUse};
 use super::session::{self, Outcome};
 use super::transaction::{self, Clarity};
+use crate::core::residue::SettingNames;
 use crate::core::statement::{CatalogEffect, PinReason, Reason, SessionEffect, TransactionControl};
 
 /// What the text says of one statement.
@@ -15,6 +16,8 @@ pub(super) struct StatementFacts {
     pub(super) session: SessionEffect,
     pub(super) catalog: CatalogEffect,
     pub(super) references: References,
+    /// Placeholders that it may set.
+    pub(super) configures: SettingNames,
 }
 
 /// Whether the statement can be a read.
@@ -39,7 +42,17 @@ impl StatementFacts {
             session: SessionEffect::None,
             catalog: CatalogEffect::None,
             references,
+            configures: SettingNames::default(),
         }
+    }
+
+    /// Notes the placeholders that the text may set.
+    fn configuring(mut self, sql: &[u8], pieces: &[Piece<'_>]) -> Self {
+        if let (Some(first), Some(last)) = (pieces.first(), pieces.last()) {
+            let text = sql.get(first.start..last.end).unwrap_or_default();
+            self.configures = SettingNames::in_source(&String::from_utf8_lossy(text));
+        }
+        self
     }
 
     /// A statement that is refused unread and leaves the session in doubt.
@@ -145,7 +158,8 @@ fn session_statement(
         "execute" => StatementFacts::plain(Reason::Code).pinned(PinReason::SqlPrepare),
         "do" | "call" => StatementFacts::plain(Reason::Code)
             .pinned(PinReason::UnknownCode)
-            .changing_catalog(),
+            .changing_catalog()
+            .configuring(sql, pieces),
         "create" | "alter" | "drop" | "import" | "reassign" => definition(sql, pieces),
         "grant" | "revoke" | "comment" | "security" => StatementFacts::plain(Reason::Ddl),
         _ => StatementFacts::doubtful(Reason::ParseFailed),
@@ -167,12 +181,26 @@ fn outcome(outcome: Outcome) -> StatementFacts {
 
 /// A statement that is no read, with the functions it calls.
 fn calling(sql: &[u8], pieces: &[Piece<'_>], reason: Reason) -> StatementFacts {
-    StatementFacts::new(Proof::Write(reason), references::calls_only(sql, pieces))
+    with_settings(
+        StatementFacts::new(Proof::Write(reason), references::calls_only(sql, pieces)),
+        sql,
+        pieces,
+    )
+}
+
+/// Adds the names that `set_config` is called with.
+fn with_settings(facts: StatementFacts, sql: &[u8], pieces: &[Piece<'_>]) -> StatementFacts {
+    let mut calls = facts.references.functions.iter();
+    if calls.any(|call| &*call.name.name == "set_config" && call.form != Form::Harmless) {
+        facts.configuring(sql, pieces)
+    } else {
+        facts
+    }
 }
 
 fn query_facts(sql: &[u8], pieces: &[Piece<'_>]) -> StatementFacts {
     match query::prove(sql, pieces) {
-        Ok(references) => StatementFacts::new(Proof::Query, references),
+        Ok(references) => with_settings(StatementFacts::new(Proof::Query, references), sql, pieces),
         Err(reason) => {
             let facts = calling(sql, pieces, reason);
             if reason == Reason::SelectInto {

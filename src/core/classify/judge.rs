@@ -6,6 +6,7 @@ use super::references::is_grammar_form;
 use super::references::{Comparisons, Form, FunctionUse, Name, Origin, References, RelationUse};
 use crate::core::catalog::{Catalog, FunctionVerdict, OperatorVerdict, RelationVerdict};
 use crate::core::policy::RoutingPolicy;
+use crate::core::residue::SettingNames;
 use crate::core::statement::{
     AccessMode, CatalogEffect, Classification, PinReason, Reason, SessionEffect, StatementVerdict,
 };
@@ -66,7 +67,8 @@ impl Judge<'_> {
             Proof::Write(reason) | Proof::Definition(reason) => (AccessMode::ReadWrite, reason),
         };
         let session = match (&facts.session, calls.pin) {
-            (SessionEffect::None, Some(reason)) => SessionEffect::Pins(reason),
+            (SessionEffect::None, Some(reason)) => left_behind(reason, &facts.configures),
+            (SessionEffect::Pins(reason), _) => left_behind(*reason, &facts.configures),
             (effect, _) => effect.clone(),
         };
         StatementVerdict {
@@ -234,6 +236,14 @@ impl Judge<'_> {
             (Some(RelationVerdict::Refused(reason)), _) => Some(reason),
             (None, Origin::Relation) => Some(Reason::UnknownRelation),
         }
+    }
+}
+
+fn left_behind(reason: PinReason, configures: &SettingNames) -> SessionEffect {
+    if *configures == SettingNames::default() {
+        SessionEffect::Pins(reason)
+    } else {
+        SessionEffect::MayConfigure(reason, configures.clone())
     }
 }
 

@@ -106,14 +106,16 @@ impl<'a> Writer<'a> {
                 if self.stage == Stage::Start && !begins_shared_text(raw) {
                     return None;
                 }
-                if raw.eq_ignore_ascii_case(b"current_setting") {
+                if names_setting(raw) {
                     return None;
                 }
                 let from = self.write(span, raw);
                 self.out.get_mut(from..)?.make_ascii_lowercase();
             }
             Kind::QuotedWord => {
-                if raw.iter().any(|byte| *byte <= PARAMETER) || raw == b"\"current_setting\"" {
+                if raw.iter().any(|byte| *byte <= PARAMETER)
+                    || names_setting(raw.get(1..raw.len().saturating_sub(1)).unwrap_or_default())
+                {
                     return None;
                 }
                 self.write(span, raw);
@@ -173,6 +175,11 @@ impl<'a> Writer<'a> {
             _ => List::None,
         };
     }
+}
+
+/// The functions whose literal is the name of a setting.
+fn names_setting(word: &[u8]) -> bool {
+    word.eq_ignore_ascii_case(b"current_setting") || word.eq_ignore_ascii_case(b"set_config")
 }
 
 fn begins_shared_text(word: &[u8]) -> bool {

@@ -56,7 +56,11 @@ pub(super) fn set(sql: &[u8], pieces: &[Piece<'_>]) -> Outcome {
         .map(|p| p.word().unwrap_or_default())
         .collect();
     match words.as_slice() {
-        ["session", "characteristics" | "authorization"] => Outcome::pins(PinReason::Setting),
+        ["session", "characteristics"] => Outcome::pins(PinReason::Setting),
+        ["session", "authorization"] => {
+            let value = pieces.get(2..).unwrap_or_default();
+            assign(sql, "session_authorization", value, Scope::Session)
+        }
         ["session", ..] => set_scoped(sql, pieces.get(1..).unwrap_or_default(), Scope::Session),
         ["local", ..] => set_scoped(sql, pieces.get(1..).unwrap_or_default(), Scope::Local),
         ["constraints", ..] => Outcome::effect(SessionEffect::None),
@@ -78,9 +82,9 @@ fn set_scoped(sql: &[u8], pieces: &[Piece<'_>], scope: Scope) -> Outcome {
         ["transaction", "snapshot", ..] => Outcome::modes(TransactionModes::default()),
         ["transaction", _, ..] => transaction_modes(rest(1)),
         ["session", "characteristics", ..] => Outcome::pins(PinReason::Setting),
-        ["seed", ..] => Outcome::pins(PinReason::ServerResource),
+        ["seed", ..] => Outcome::pins(PinReason::Seed),
         ["session", "authorization", ..] | ["xml", "option", ..] => by_scope(scope),
-        ["role", next] if *next != "to" && pieces.len() == 2 => by_scope(scope),
+        ["role", next] if *next != "to" && pieces.len() == 2 => assign(sql, "role", rest(1), scope),
         _ => {
             let (name, used) = setting_name(pieces);
             let value = match rest(used).split_first() {
@@ -157,8 +161,7 @@ fn assign(sql: &[u8], name: &str, value: &[Piece<'_>], scope: Scope) -> Outcome 
             });
         }
         "transaction_deferrable" => return Outcome::modes(TransactionModes::default()),
-        "seed" => return Outcome::pins(PinReason::ServerResource),
-        "role" | "session_authorization" => return by_scope(scope),
+        "seed" => return Outcome::pins(PinReason::Seed),
         _ => {}
     }
     if scope == Scope::Local {
@@ -280,9 +283,8 @@ pub(super) fn reset(pieces: &[Piece<'_>]) -> Outcome {
     match words.as_slice() {
         ["all"] => Outcome::effect(SessionEffect::Setting(SettingChange::ResetAll)),
         ["time", "zone"] => reset("timezone"),
-        ["role" | "session_authorization" | "seed"] | ["session", "authorization"] => {
-            Outcome::pins(PinReason::Setting)
-        }
+        ["seed"] => Outcome::pins(PinReason::Seed),
+        ["session", "authorization"] => reset("session_authorization"),
         ["transaction", "isolation", "level"] => Outcome::modes(TransactionModes {
             access: None,
             isolation: Some(Isolation::Serializable),

@@ -11,7 +11,6 @@ use super::serve::Extent;
 use super::{Recent, Session, SessionEnd, now};
 use crate::backend::cancel::CancelTarget;
 use crate::backend::pool::{CheckoutError, Lease, Preference};
-use crate::backend::state::AppliedSettings;
 use crate::core::policy::Balance;
 use crate::core::retry::{AfterError, NamesRecovery, after_replica_error};
 use crate::core::router::{
@@ -23,9 +22,7 @@ use crate::core::statement::TransactionControl;
 use crate::frontend::error::ProxyError;
 use crate::limits::READ_ATTEMPTS;
 use crate::metrics::RetryCause;
-use crate::protocol::backend::SqlState;
-use crate::protocol::frontend::write_query;
-use crate::protocol::outstanding::{Disposition, Expected};
+use crate::protocol::backend::{SqlState, TransactionStatus};
 use crate::protocol::replies::{ErrorKind, Hold, Outcome};
 
 /// What has been tried for one segment.
@@ -58,7 +55,8 @@ impl Session {
             .first()
             .map(|text| text.hint.clone())
             .unwrap_or_default();
-        let target = match plan.target(mode) {
+        let put_off = self.block.as_ref().and_then(|block| block.put_off.as_ref());
+        let target = match plan.target(mode, put_off.map(|begin| begin.modes)) {
             Target::Read if self.state.has_nonstandard_strings() || self.begins_blindly(plan) => {
                 Target::Primary(RouteReason::NotUnderstood)
             }
@@ -90,7 +88,7 @@ impl Session {
                     if attempts.misrouted.is_some() && !link.scanner.outcome.has(Outcome::ERROR) {
                         self.learn_write(plan);
                     }
-                    return self.settle(link, plan, extent);
+                    return self.settle(link, plan, extent).await;
                 }
                 Ok(Attempted::Again) => self.state.restore(unnamed.clone()),
                 Err(Failure::Refused(error)) => return self.refuse(&error, extent).await,
@@ -119,8 +117,8 @@ impl Session {
             Ok(link) => link,
             Err(error) => return self.after_no_connection(&error, route, attempts),
         };
-        if self.adjust(&mut link).await.is_err() {
-            return self.after_loss(&link, attempts);
+        if self.prepare(&mut link, plan).await.is_err() {
+            return self.after_refusal(&link, attempts);
         }
         let may_repeat = attempts.request.target == Target::Read;
         let hold = if may_repeat && route.role == NodeRole::Replica {
@@ -148,6 +146,7 @@ impl Session {
                     link.scanner.hold = Hold::Released;
                 }
                 Ok(Pause::Input) => self.feed_copy(&mut link).map_err(Failure::Session)?,
+                Err(LinkError::OwnFailed) => return self.after_refusal(&link, attempts),
                 Err(LinkError::Server(_)) if may_repeat && link.progress == Progress::Untouched => {
                     return self.after_loss(&link, attempts);
                 }
@@ -169,7 +168,8 @@ impl Session {
         })?;
         let opened = self.open_link(route, incarnation).await;
         let mut link = opened.map_err(|error| SessionEnd::from_checkout(&error))?;
-        if self.adjust(&mut link).await.is_err() {
+        let prepared = self.adjust(&mut link).await;
+        if prepared.is_err() || self.begin_now(&mut link).await.is_err() {
             return Err(ProxyError::ConnectionLost.into());
         }
         let target = self.cancel_target(&link.lease);
@@ -311,36 +311,9 @@ impl Session {
         };
         let under_way = self.cluster.shared.under_way(route.node);
         let memory = std::mem::take(&mut self.spare);
-        Ok(Box::new(Link::new(
-            lease,
-            route,
-            incarnation,
-            under_way,
-            memory,
-        )))
-    }
-
-    /// Gives the connection the session's settings, if it has others. The session's own statement
-    /// is not sent before the node has confirmed them: it could run with others' rights.
-    async fn adjust(&mut self, link: &mut Link) -> Result<(), ()> {
-        if Arc::ptr_eq(&link.lease.settings, &self.state.settings) {
-            return Ok(());
-        }
-        let plan = AppliedSettings::plan(&link.lease.settings, &self.state.settings);
-        if !plan.is_empty() {
-            link.scanner.begin(Hold::Released);
-            write_query(link.to_server.writer(), plan.join(";").as_bytes());
-            link.replies.push(Expected::Query(Disposition::Discard));
-            link.lease.unnamed_owner = None;
-            let relayed = self.relay(link).await;
-            if !matches!(relayed, Ok(Pause::Answered))
-                || link.scanner.outcome.has(Outcome::OWN_QUERY_FAILED)
-            {
-                return Err(());
-            }
-        }
-        link.lease.settings = Arc::clone(&self.state.settings);
-        Ok(())
+        let mut link = Box::new(Link::new(lease, route, incarnation, under_way, memory));
+        link.told = Arc::clone(&self.told);
+        Ok(link)
     }
 
     /// Whether an error stays between pgweir and the replica.
@@ -396,7 +369,11 @@ impl Session {
         self.registration.set_target(None);
         if drained && !link.scanner.outcome.has(Outcome::FATAL) {
             self.note_prepared(&mut link);
-            self.spare = link.give_back(now());
+            if link.scanner.status == TransactionStatus::Idle {
+                self.spare = link.give_back(now());
+            } else {
+                self.end_replica_block(link).await;
+            }
         }
     }
 
@@ -413,6 +390,20 @@ impl Session {
             attempts.request.excluded = attempts.request.excluded.with(link.route.node);
         }
         Ok(Attempted::Again)
+    }
+
+    /// The node refused the session's settings, or was lost; nothing of the segment has run.
+    fn after_refusal(
+        &mut self,
+        link: &Link,
+        attempts: &mut Attempts,
+    ) -> Result<Attempted, Failure> {
+        if attempts.count < READ_ATTEMPTS && attempts.request.target != Target::Read {
+            self.registration.set_target(None);
+            self.cluster.metrics.count_retry(RetryCause::Lost);
+            return Ok(Attempted::Again);
+        }
+        self.after_loss(link, attempts)
     }
 
     fn after_no_connection(
@@ -444,7 +435,7 @@ impl Session {
     }
 
     /// How to cancel what runs on the leased connection; remembered, as the session comes back to it.
-    fn cancel_target(&mut self, lease: &Lease) -> Arc<CancelTarget> {
+    pub(super) fn cancel_target(&mut self, lease: &Lease) -> Arc<CancelTarget> {
         let recent = self
             .recent
             .iter_mut()

@@ -15,6 +15,7 @@ impl Session {
             self.state.own.set(name, &value)?;
         }
         let parameters = self.parameters().await?;
+        self.told = std::sync::Arc::clone(&parameters);
         let mut out = Vec::new();
         for (name, value) in parameters.iter() {
             // One endpoint stands for the cluster, and it takes writes.

@@ -9,6 +9,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -17,7 +18,9 @@ use tokio::io::AsyncWrite;
 use super::outgoing::{Outgoing, collect};
 use super::settle::Batch;
 use super::spare::LinkMemory;
+use crate::backend::connection::ReportedParameters;
 use crate::backend::pool::Lease;
+use crate::backend::state::AppliedSettings;
 use crate::core::router::Route;
 use crate::core::snapshot::Incarnation;
 use crate::frontend::buffers::Buffer;
@@ -55,6 +58,12 @@ pub(super) struct Link {
     pub(super) batch: Batch,
     /// Whether anything of the current segment has reached the client.
     pub(super) progress: Progress,
+    /// Statements of pgweir's own that go before the next segment.
+    pub(super) prologue: Vec<String>,
+    /// Settings that the connection has if the transaction under way commits.
+    pub(super) replayed: Option<Arc<AppliedSettings>>,
+    /// What the client has been told of parameters.
+    pub(super) told: ReportedParameters,
     trust: Trust,
     from_server: Buffer,
     scanned: usize,
@@ -124,6 +133,9 @@ pub(super) enum LinkError {
     /// The node closed the connection or its socket failed.
     #[error("the server connection was lost")]
     Server(#[source] Option<io::Error>),
+    /// The node refused a statement of pgweir's own, and runs nothing behind it.
+    #[error("the node refused the session's settings")]
+    OwnFailed,
     /// The node broke the protocol.
     #[error(transparent)]
     Protocol(#[from] UnexpectedReply),
@@ -168,6 +180,9 @@ impl Link {
             ends_with: None,
             batch: Batch::Closed,
             progress: Progress::Untouched,
+            prologue: Vec::new(),
+            replayed: None,
+            told: ReportedParameters::default(),
             trust: Trust::Clean,
             from_server: Buffer::default(),
             scanned: 0,
@@ -212,6 +227,11 @@ impl Link {
             spans: self.spans,
         }
         .kept()
+    }
+
+    /// Where replies for the client are noted, in order.
+    pub(super) fn spans_for_client(&mut self) -> &mut Vec<Span> {
+        &mut self.spans
     }
 
     /// Forgets replies that were held back.
@@ -365,12 +385,17 @@ impl Link {
                 Stop::HeldError(sqlstate, kind) => {
                     return Ok((true, Some(Pause::HeldError(sqlstate, kind))));
                 }
+                Stop::Reported => self.report(),
+                Stop::OwnFailed => return Err(LinkError::OwnFailed),
                 Stop::CopyIn => {
                     self.copy = Copy::In;
                     self.scanner.hold = Hold::Released;
                     return Ok((true, Some(Pause::Input))); // data may have come already
                 }
                 Stop::NeedMore => {}
+            }
+            if stop == Stop::Reported {
+                continue;
             }
             if self.scanner.outcome.has(Outcome::ERROR) {
                 self.copy = Copy::Idle;

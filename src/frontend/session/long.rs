@@ -140,7 +140,7 @@ impl Session {
                 return Ok(Fed::Starved);
             }
             if let Some(end) = link.ends_with.take() {
-                self.pin_to_connection(PinReason::NotUnderstood);
+                self.pin_for_good(PinReason::NotUnderstood);
                 return Ok(Fed::End(end));
             }
             let filled = self.inbound.filled();

@@ -12,20 +12,25 @@
 
 mod attempt;
 mod greeting;
+mod inspect;
 mod link;
 mod long;
 mod outgoing;
 mod own;
 mod plan;
+mod prologue;
+mod put_off;
 mod refusal;
 mod replica_block;
+mod reports;
 mod serve;
 mod settle;
 mod spare;
 mod state;
+mod texts;
 mod translate;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Instant;
 
@@ -33,17 +38,14 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 
 use crate::backend::cancel::CancelTarget;
-use crate::backend::connection::{ConnectionId, WorkerId};
+use crate::backend::connection::{ConnectionId, ReportedParameters, WorkerId};
 use crate::backend::pool::{PoolHandle, PoolKey};
 use crate::backend::startup::StartupParameters;
 use crate::config::{Policies, UserConfig};
 use crate::core::snapshot::NodeId;
-use crate::core::statement::{Classification, PinReason};
 use crate::frontend::buffers::{Buffer, BufferPool, BufferSize};
 use crate::frontend::cancel_keys::Registration;
-use crate::frontend::classification::{
-    CachedText, Circumstances, ClassificationCache, LearnedWrites,
-};
+use crate::frontend::classification::{ClassificationCache, LearnedWrites};
 use crate::frontend::cluster::ServedCluster;
 use crate::frontend::error::{Limit, ProxyError};
 use crate::limits::{ABANDONED_CANCEL_TIMEOUT, FAREWELL_TIMEOUT, SEGMENT_BYTES};
@@ -57,11 +59,13 @@ use crate::published::Published;
 use crate::wire::socket::Socket;
 use crate::world::DatabaseCatalog;
 
+use inspect::{Doubt, Pin};
 use link::{ClientSide, Link, LinkError, Pause, Until};
 use plan::Plan;
 use settle::OpenBlock;
 use spare::LinkMemory;
 use state::SessionState;
+use texts::SessionTexts;
 use translate::PendingStatement;
 
 /// What the sessions of one worker thread share.
@@ -139,7 +143,11 @@ pub struct Session {
     /// The connection it holds.
     link: Option<Box<Link>>,
     block: Option<Box<OpenBlock>>,
-    pin: Option<PinReason>,
+    pin: Option<Pin>,
+    /// What is to be asked of the node before the session may leave it.
+    doubt: Option<Box<Doubt>>,
+    /// What the client has been told of parameters.
+    told: ReportedParameters,
     skipping: Skipping,
     /// The connection used last on each node, and how to cancel what runs there.
     recent: Vec<Recent>,
@@ -236,6 +244,8 @@ impl Session {
             link: None,
             block: None,
             pin: None,
+            doubt: None,
+            told: ReportedParameters::default(),
             skipping: Skipping::No,
             recent: Vec::new(),
             loads: Vec::new(),
@@ -378,13 +388,13 @@ impl Session {
         self.registration.set_target(None);
         match error {
             LinkError::ClientGone | LinkError::Client(_) => self.left_alone(link),
-            LinkError::Server(_) | LinkError::Protocol(_) => {
+            LinkError::Server(_) | LinkError::Protocol(_) | LinkError::OwnFailed => {
                 tracing::warn!(
                     node = %self.node_name(link.route.node),
                     error = error as &dyn std::error::Error,
                     "server connection lost in the middle of a session"
                 );
-                link.end_of_session(self.block.as_deref(), self.pin)
+                link.end_of_session(self.block.as_deref())
             }
         }
     }
@@ -432,9 +442,10 @@ impl Session {
     }
 
     fn status(&self) -> TransactionStatus {
-        self.link
-            .as_ref()
-            .map_or(TransactionStatus::Idle, |link| link.scanner.status)
+        match &self.link {
+            Some(link) => link.scanner.status,
+            None => self.unlinked_status(),
+        }
     }
 }
 
@@ -453,40 +464,6 @@ fn length_refusal(invalid: InvalidLength) -> ProxyError {
         }
     } else {
         ProxyError::ProtocolViolation("invalid message length")
-    }
-}
-
-/// Finds texts in the worker's cache and judges them for one session.
-struct SessionTexts<'a> {
-    session: &'a Session,
-}
-
-impl plan::Texts for SessionTexts<'_> {
-    fn find(&mut self, sql: &[u8]) -> Arc<CachedText> {
-        let cache = &self.session.worker.cache;
-        let (text, outcome) = cache
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .find(sql);
-        self.session.cluster.metrics.count_classify_cache(outcome);
-        text
-    }
-
-    fn judge(&mut self, text: &CachedText) -> Arc<Classification> {
-        let block = self.session.block.as_ref();
-        let catalog = block
-            .and_then(|block| block.begun_under.clone())
-            .or_else(|| self.session.current_catalog());
-        let classification = text.judge(Circumstances {
-            catalog: catalog.as_ref(),
-            policies: &self.session.policies,
-            learned: &self.session.learned,
-        });
-        self.session
-            .cluster
-            .metrics
-            .count_classified(classification.reason);
-        classification
     }
 }
 

@@ -14,7 +14,7 @@ pub(super) const BIND_COMPLETE: [u8; 5] = [tag::BIND_COMPLETE, 0, 0, 0, 4];
 /// A whole `CloseComplete`.
 pub(super) const CLOSE_COMPLETE: [u8; 5] = [tag::CLOSE_COMPLETE, 0, 0, 0, 4];
 /// A whole `NoData`.
-const NO_DATA: [u8; 5] = [tag::NO_DATA, 0, 0, 0, 4];
+pub(super) const NO_DATA: [u8; 5] = [tag::NO_DATA, 0, 0, 0, 4];
 
 /// The object id of type `text` (`src/include/catalog/pg_type.dat`).
 const TEXT_OID: i32 = 25;

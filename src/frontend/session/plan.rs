@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::core::router::{RouteReason, Target};
 use crate::core::segment::target;
-use crate::core::statement::{Classification, Consistency, SessionEffect};
+use crate::core::statement::{Classification, Consistency, SessionEffect, TransactionModes};
 use crate::frontend::classification::CachedText;
 use crate::frontend::error::ProxyError;
 use crate::frontend::session::state::SessionState;
@@ -113,10 +113,12 @@ impl Plan {
         Ok(())
     }
 
-    /// Where the segment may run in `mode`.
-    pub(super) fn target(&self, mode: Consistency) -> Target {
+    /// Where the segment may run in `mode`, in a block with these modes that no node has seen yet.
+    pub(super) fn target(&self, mode: Consistency, begun: Option<TransactionModes>) -> Target {
         match self.needs {
-            Needs::Nothing | Needs::Node => target(self.texts.iter().map(AsRef::as_ref), mode),
+            Needs::Nothing | Needs::Node => {
+                target(self.texts.iter().map(AsRef::as_ref), mode, begun)
+            }
             Needs::Held | Needs::Primary => Target::Primary(RouteReason::NotUnderstood),
         }
     }

@@ -3,16 +3,14 @@
 //! Every statement of a READ COMMITTED block takes a snapshot of its own, so as long as the block
 //! has done nothing but read, it can go on in a new block on the primary. Otherwise it cannot go on.
 
-use super::link::{Link, Pause};
+use super::link::Link;
 use super::plan::Plan;
 use super::serve::Extent;
-use super::{Session, SessionEnd, now};
+use super::{Session, SessionEnd};
 use crate::core::guarantee::Floor;
 use crate::core::router::{NodeSet, RouteReason, RouteRequest, Target};
 use crate::frontend::error::ProxyError;
-use crate::protocol::frontend::write_query;
-use crate::protocol::outstanding::{Disposition, Expected};
-use crate::protocol::replies::{Hold, Outcome};
+use crate::protocol::replies::Hold;
 
 /// What the client is told when the block cannot go on.
 pub(super) const REFUSED: ProxyError = ProxyError::Unsupported(
@@ -49,24 +47,5 @@ impl Session {
         self.send(&mut primary, plan, extent, Hold::Released)?;
         self.inbound.consume(extent.length);
         self.finish(primary, plan, extent).await
-    }
-
-    async fn end_replica_block(&mut self, mut link: Box<Link>) {
-        let ended = self.run_own(&mut link, "ROLLBACK").await;
-        self.registration.set_target(None);
-        if ended && link.is_quiet() {
-            self.spare = link.give_back(now());
-        }
-    }
-
-    /// Runs a statement of pgweir's own; `false` when it failed.
-    async fn run_own(&mut self, link: &mut Link, sql: &str) -> bool {
-        link.scanner.begin(Hold::Released);
-        write_query(link.to_server.writer(), sql.as_bytes());
-        link.replies.push(Expected::Query(Disposition::Discard));
-        link.lease.unnamed_owner = None;
-        let relayed = self.relay(link).await;
-        matches!(relayed, Ok(Pause::Answered))
-            && !link.scanner.outcome.has(Outcome::OWN_QUERY_FAILED)
     }
 }

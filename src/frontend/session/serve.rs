@@ -74,6 +74,9 @@ impl Session {
         if plan.needs == Needs::Nothing && !is_held {
             return self.answer_own(&plan, extent).await;
         }
+        if self.control_block(&plan, extent).await? {
+            return Ok(());
+        }
         match self.link.take() {
             Some(link) => self.serve_linked(link, &plan, extent).await?,
             None => self.serve_routed(&plan, extent).await?,
@@ -139,6 +142,7 @@ impl Session {
             // The node would not know that the block has failed.
             return Err(SessionEnd::Fatal(error.clone()));
         }
+        self.fail_put_off();
         self.inbound.consume(extent.length);
         let mut answer = Vec::new();
         error.write(&mut answer, Severity::Error);
@@ -261,7 +265,7 @@ impl Session {
                 Err(error) => return Err(self.lost(&link, &error)),
             }
         }
-        self.settle(link, plan, extent)
+        self.settle(link, plan, extent).await
     }
 
     /// Lends buffers and relays.
@@ -295,6 +299,7 @@ impl Session {
         link.progress = super::link::Progress::Untouched;
         self.pending.clear();
         self.state.closed.clear();
+        link.write_prologue();
         self.translate(link, plan, extent.length)?;
         if extent.end == SegmentEnd::Flush {
             // A batch that ends without Flush (a Query follows) still has to be answered.
@@ -368,7 +373,8 @@ fn own_statement(plan: &Plan) -> Option<ProxyStatement> {
             SessionEffect::None
             | SessionEffect::Setting(_)
             | SessionEffect::DiscardAll
-            | SessionEffect::Pins(_) => None,
+            | SessionEffect::Pins(_)
+            | SessionEffect::MayConfigure(..) => None,
         },
         _ => None,
     }

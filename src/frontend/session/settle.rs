@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use super::link::Link;
 use super::plan::Plan;
+use super::put_off::PutOff;
 use super::serve::Extent;
 use super::state::LastRoute;
 use super::{Session, SessionEnd, now};
 use crate::core::catalog::Catalog;
+use crate::core::residue::SettingNames;
 use crate::core::snapshot::NodeRole;
 use crate::core::statement::{
     AccessMode, CatalogEffect, PinReason, SessionEffect, SettingChange, StatementVerdict,
@@ -45,6 +47,15 @@ pub(super) struct OpenBlock {
     pub(super) begun_under: Option<Arc<Catalog>>,
     /// The modes it was begun with, as long as it can be begun again elsewhere.
     pub(super) begun: Option<TransactionModes>,
+    /// Its BEGIN, while no node has seen it.
+    pub(super) put_off: Option<PutOff>,
+}
+
+/// What became of settings that were changed in a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Kept,
+    Undone,
 }
 
 /// When the transaction that has ended was begun.
@@ -79,7 +90,7 @@ enum CatalogChange {
 
 impl Session {
     /// Every reply to the segment has been passed on.
-    pub(super) fn settle(
+    pub(super) async fn settle(
         &mut self,
         mut link: Box<Link>,
         plan: &Plan,
@@ -88,6 +99,9 @@ impl Session {
         let at = now();
         self.note_prepared(&mut link);
         self.state.closed.clear();
+        if !Arc::ptr_eq(&self.told, &link.told) {
+            self.told = Arc::clone(&link.told);
+        }
         if link.scanner.outcome.has(Outcome::UNNAMED_LOST) {
             self.state.unnamed = None;
         }
@@ -95,6 +109,8 @@ impl Session {
         let was_open = self.block.is_some();
         let is_open = link.scanner.status != TransactionStatus::Idle;
         let mut block = self.block.take().unwrap_or_default();
+        let put_off = block.put_off.take();
+        block.begun = put_off.as_ref().map(|begin| begin.modes).or(block.begun);
         for statement in plan.executed.iter().flat_map(|text| text.statements.iter()) {
             block.note(statement, link.route.role);
         }
@@ -119,6 +135,8 @@ impl Session {
         if is_open || link.batch == Batch::Open {
             if link.route.role != NodeRole::Replica {
                 block.begun_under = None;
+            } else if put_off.is_some() {
+                block.begun_under = self.current_catalog();
             } else if !was_open {
                 block.begun = begun_modes(plan);
                 block.begun_under = self.current_catalog();
@@ -132,6 +150,10 @@ impl Session {
             };
             self.end_block(&block, &mut link, plan, began);
             self.note_seen(&block, &link, at);
+        }
+        if self.must_inspect(&link) {
+            // Boxed: hardly any segment comes here, and every idle session would keep room for it.
+            Box::pin(self.inspect(&mut link)).await?;
         }
         self.keep_or_return(link, at);
         Ok(())
@@ -177,36 +199,6 @@ impl Session {
         }
     }
 
-    /// Pins generously: a statement that failed may have left something behind too.
-    fn note_pins(&mut self, plan: &Plan, link: &Link) {
-        for statement in plan.executed.iter().flat_map(|text| text.statements.iter()) {
-            if let SessionEffect::Pins(reason) = statement.session {
-                self.pin_to_connection(reason);
-            }
-        }
-        let blind = |text: &crate::core::statement::Classification| {
-            text.statements.is_empty() && text.access == AccessMode::ReadWrite
-        };
-        if plan.executed.iter().any(|text| blind(text)) {
-            self.pin_to_connection(PinReason::NotUnderstood);
-        }
-        if plan.needs == super::plan::Needs::Primary && link.route.role == NodeRole::Primary {
-            self.pin_to_connection(PinReason::ServerResource);
-        }
-    }
-
-    pub(super) fn pin_to_connection(&mut self, reason: PinReason) {
-        if self.pin.is_none() {
-            self.cluster.metrics.count_pin(reason);
-            tracing::debug!(
-                user = self.user.name,
-                reason = reason.as_str(),
-                "session pinned"
-            );
-            self.pin = Some(reason);
-        }
-    }
-
     /// The catalog of the session's database, if it is known now.
     pub(super) fn current_catalog(&self) -> Option<Arc<Catalog>> {
         let catalog = self.catalog.as_ref()?;
@@ -229,31 +221,20 @@ impl Session {
         if block.catalog == CatalogChange::MayHaveChanged {
             self.invalidate_catalog();
         }
+        let fate = fate(plan, began, outcome);
+        match (link.replayed.take(), fate) {
+            (None, _) | (Some(_), Some(Fate::Undone)) => {}
+            (Some(settings), Some(Fate::Kept)) => link.lease.settings = settings,
+            (Some(_), None) => link.taint(),
+        }
         if block.settings.is_empty() {
             return;
         }
-        let controls_blocks = plan
-            .executed
-            .iter()
-            .flat_map(|text| text.statements.iter())
-            .filter(|statement| statement.transaction != TransactionControl::None)
-            .count();
-        let applied = match (began, controls_blocks) {
-            // An implicit transaction: all or nothing.
-            (Began::Here, 0) => !outcome.has(Outcome::ERROR),
-            // The block ended with this segment, which did nothing else to blocks.
-            (Began::Earlier, 1) if outcome.has(Outcome::COMMITTED) => true,
-            (Began::Earlier, 1) if outcome.has(Outcome::ROLLED_BACK) => false,
-            _ => {
-                self.pin_to_connection(PinReason::Setting);
-                return;
-            }
-        };
-        if block.savepoints == Savepoints::Some {
-            self.pin_to_connection(PinReason::Setting);
-        } else if applied {
+        if fate.is_none() || block.savepoints == Savepoints::Some {
+            self.suspect(PinReason::Setting, &SettingNames::default());
+        } else if fate == Some(Fate::Kept) {
             for change in &block.settings {
-                self.state.apply_setting(change);
+                self.state.apply_setting(change, &self.told);
             }
             link.lease.settings = Arc::clone(&self.state.settings);
         }
@@ -265,7 +246,9 @@ impl Session {
         self.state.discard_all();
         link.lease.prepared.clear();
         link.lease.unnamed_owner = None;
+        link.replayed = None;
         link.lease.settings = Arc::clone(&self.state.settings);
+        self.doubt = None;
         if self.pin.take().is_some() {
             link.taint();
         }
@@ -300,6 +283,25 @@ impl Session {
     }
 }
 
+/// What became of the settings of a transaction that has ended; `None` if that cannot be told.
+fn fate(plan: &Plan, began: Began, outcome: Outcome) -> Option<Fate> {
+    let controls_blocks = plan
+        .executed
+        .iter()
+        .flat_map(|text| text.statements.iter())
+        .filter(|statement| statement.transaction != TransactionControl::None)
+        .count();
+    match (began, controls_blocks) {
+        // An implicit transaction: all or nothing.
+        (Began::Here, 0) if outcome.has(Outcome::ERROR) => Some(Fate::Undone),
+        (Began::Here, 0) => Some(Fate::Kept),
+        // The block ended with this segment, which did nothing else to blocks.
+        (Began::Earlier, 1) if outcome.has(Outcome::COMMITTED) => Some(Fate::Kept),
+        (Began::Earlier, 1) if outcome.has(Outcome::ROLLED_BACK) => Some(Fate::Undone),
+        _ => None,
+    }
+}
+
 /// The modes of the first BEGIN in the segment.
 fn begun_modes(plan: &Plan) -> Option<TransactionModes> {
     let mut statements = plan.executed.iter().flat_map(|text| text.statements.iter());
@@ -315,6 +317,14 @@ fn begun_modes(plan: &Plan) -> Option<TransactionModes> {
 }
 
 impl OpenBlock {
+    /// A block whose BEGIN no node has seen yet.
+    pub(super) fn put_off(begin: PutOff) -> Self {
+        Self {
+            put_off: Some(begin),
+            ..Self::default()
+        }
+    }
+
     fn note(&mut self, statement: &StatementVerdict, role: NodeRole) {
         if statement.access == AccessMode::ReadWrite && role != NodeRole::Replica {
             let harmless = matches!(
@@ -356,21 +366,17 @@ impl OpenBlock {
 
 impl Link {
     /// What the client is told when the connection is lost.
-    pub(super) fn end_of_session(
-        &self,
-        block: Option<&OpenBlock>,
-        pin: Option<PinReason>,
-    ) -> SessionEnd {
+    pub(super) fn end_of_session(&self, block: Option<&OpenBlock>) -> SessionEnd {
         if self.scanner.outcome.has(Outcome::FATAL) {
             return SessionEnd::Told;
         }
         let idle = self.replies.is_empty();
         let wrote = block.is_some_and(|block| block.wrote == Wrote::Maybe);
-        SessionEnd::Fatal(match (block, pin, idle) {
-            (Some(_), _, true) => ProxyError::TransactionLost,
-            (Some(_), _, false) if !wrote => ProxyError::ConnectionLost,
-            (None, _, true) => ProxyError::ConnectionLost,
-            (_, _, false) => match self.route.role {
+        SessionEnd::Fatal(match (block, idle) {
+            (Some(_), true) => ProxyError::TransactionLost,
+            (Some(_), false) if !wrote => ProxyError::ConnectionLost,
+            (None, true) => ProxyError::ConnectionLost,
+            (_, false) => match self.route.role {
                 NodeRole::Replica => ProxyError::ConnectionLost,
                 NodeRole::Primary | NodeRole::Unknown => ProxyError::OutcomeUnknown,
             },

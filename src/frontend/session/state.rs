@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::state::AppliedSettings;
+use crate::backend::state::{AppliedSettings, ROLE, SESSION_AUTHORIZATION};
 use crate::core::guarantee::SessionGuarantee;
+use crate::core::residue::literal;
 use crate::core::router::Route;
 use crate::core::statement::{Consistency, ProxyStatement, SettingChange};
 use crate::frontend::error::ProxyError;
@@ -85,17 +86,29 @@ pub(super) struct LastRoute {
 
 impl SessionState {
     /// Repeats on the session's own record what a node has confirmed.
-    pub(super) fn apply_setting(&mut self, change: &SettingChange) {
+    /// `told` are the parameters as the node reports them now.
+    pub(super) fn apply_setting(&mut self, change: &SettingChange, told: &[(String, String)]) {
         let mut settings = (*self.settings).clone();
         match change {
             SettingChange::Set { name, value_sql } => {
-                settings.0.insert(name.clone(), value_sql.clone());
+                if name == SESSION_AUTHORIZATION {
+                    settings.0.remove(ROLE);
+                }
+                settings
+                    .0
+                    .insert(name.clone(), whole_value(name, value_sql, told));
             }
             SettingChange::Reset { name } => {
+                if name == SESSION_AUTHORIZATION {
+                    settings.0.remove(ROLE);
+                }
                 settings.0.remove(name);
             }
             SettingChange::ResetAll => {
-                settings.0.clear();
+                // `GUC_NO_RESET_ALL` of both (`src/backend/utils/misc/guc_tables.c`).
+                settings
+                    .0
+                    .retain(|name, _| [ROLE, SESSION_AUTHORIZATION].contains(&name.as_str()));
                 self.own = OwnSettings::default();
             }
         }
@@ -182,6 +195,14 @@ impl SessionState {
             _ => Err(unknown_setting(name)),
         }
     }
+}
+
+/// SET of `DateStyle` may change one of its two parts and leave the other.
+fn whole_value(name: &str, value_sql: &str, told: &[(String, String)]) -> String {
+    let whole = told
+        .iter()
+        .find(|(told, _)| name == "datestyle" && told == "DateStyle");
+    whole.map_or_else(|| value_sql.to_owned(), |(_, value)| literal(value))
 }
 
 impl OwnSettings {

@@ -33,6 +33,7 @@ fn relay(expected: Vec<Expected>, bytes: &[u8], chunk: usize) -> (Vec<u8>, Reply
             if stop == Stop::NeedMore {
                 break;
             }
+            scanner.reports.clear();
         }
         for span in spans {
             match span {

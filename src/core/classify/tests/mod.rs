@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::{Analysis, analyse, judge};
 use crate::core::catalog::Catalog;
 use crate::core::policy::{Balance, RoutingPolicy};
+use crate::core::residue::Others;
 use crate::core::statement::{
     AccessMode, CatalogEffect, Chain, Classification, Isolation, ProxyStatement, Reason,
     SessionEffect, SettingChange, StatementVerdict, TransactionControl, TransactionModes,
@@ -81,6 +82,14 @@ fn describe(verdict: &StatementVerdict) -> String {
         SessionEffect::Setting(SettingChange::ResetAll) => write!(text, " resetall"),
         SessionEffect::DiscardAll => write!(text, " discard"),
         SessionEffect::Pins(reason) => write!(text, " pins:{}", reason.as_str()),
+        SessionEffect::MayConfigure(reason, names) => {
+            let others = match names.others {
+                Others::None => "",
+                Others::Some => "*",
+            };
+            let names = names.names.join(",");
+            write!(text, " pins:{}:{names}{others}", reason.as_str())
+        }
         SessionEffect::Proxy(ProxyStatement::Set { name, value }) => {
             write!(text, " proxy:set:{name}={value}")
         }

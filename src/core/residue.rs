@@ -1,0 +1,402 @@
+//! What a statement has left behind in its session on a node, as the node itself tells.
+//!
+//! The text of `CALL`, `DO` or a volatile function does not say what it leaves behind. The node is
+//! asked by one query, when the session stands outside a transaction; the answer decides whether the
+//! session may change connections again, and which settings go with it.
+//!
+//! Must not decide where anything runs: a session that is not pinned is routed like any other.
+
+use super::statement::PinReason;
+
+/// Names that a placeholder setting may have; a node lists no placeholders (`GUC_NO_SHOW_ALL`,
+/// `src/backend/utils/misc/guc.c`), so they are asked for one by one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct SettingNames {
+    /// Lower-case names.
+    pub names: Box<[String]>,
+    /// Whether there may be others.
+    pub others: Others,
+}
+
+/// Whether a list of names is complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Others {
+    /// It is.
+    #[default]
+    None,
+    /// A name is made at run time.
+    Some,
+}
+
+/// Most names that are asked for; with more the session stays pinned.
+pub const NAMES_LIMIT: usize = 64;
+
+/// What is left behind on a connection.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Residue {
+    /// What only this connection has.
+    pub bound: Option<PinReason>,
+    /// Whether a new connection would differ although nothing visible is left.
+    pub wear: Wear,
+    /// The settings in force that differ from the start-up values: name and SQL text of the value.
+    pub settings: Vec<(String, String)>,
+}
+
+/// Whether a connection has become unlike a new one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Wear {
+    /// It has not.
+    #[default]
+    None,
+    /// It has a temporary schema, which outlives its tables.
+    TemporarySchema,
+}
+
+/// Settings whose value is a list of identifiers, each to be quoted by itself (`GUC_LIST_QUOTE`).
+const QUOTED_LISTS: [&str; 5] = [
+    "local_preload_libraries",
+    "search_path",
+    "session_preload_libraries",
+    "shared_preload_libraries",
+    "temp_tablespaces",
+];
+
+const FIXED: &str = "SELECT 'wear', '' WHERE pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0 \
+ UNION ALL SELECT 'bound', 'temporary_object' WHERE pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0 AND (\
+ EXISTS (SELECT FROM pg_catalog.pg_class WHERE relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
+ OR EXISTS (SELECT FROM pg_catalog.pg_proc WHERE pronamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
+ OR EXISTS (SELECT FROM pg_catalog.pg_type WHERE typnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema())) \
+ UNION ALL SELECT 'bound', 'advisory_lock' WHERE EXISTS (SELECT FROM pg_catalog.pg_locks \
+ WHERE locktype OPERATOR(pg_catalog.=) 'advisory' AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()) \
+ UNION ALL SELECT 'bound', 'listen' WHERE EXISTS (SELECT pg_catalog.pg_listening_channels()) \
+ UNION ALL SELECT 'bound', 'held_cursor' WHERE EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable) \
+ UNION ALL SELECT 'bound', 'sql_prepare' WHERE EXISTS (SELECT FROM pg_catalog.pg_prepared_statements WHERE from_sql) \
+ UNION ALL SELECT 'set:role', pg_catalog.current_setting('role') \
+ WHERE pg_catalog.current_setting('role') OPERATOR(pg_catalog.<>) 'none' \
+ UNION ALL SELECT 'set:session_authorization', session_user \
+ UNION ALL SELECT pg_catalog.concat('set:', name), setting FROM pg_catalog.pg_settings \
+ WHERE source OPERATOR(pg_catalog.=) 'session'";
+
+/// The query that asks a node for the residue; rows of two texts. `names` are placeholders.
+pub fn query(names: &[String]) -> String {
+    let mut sql = FIXED.to_owned();
+    for name in names.iter().take(NAMES_LIMIT) {
+        let name = literal(name);
+        sql.push_str(" UNION ALL SELECT pg_catalog.concat('set:', ");
+        sql.push_str(&name);
+        sql.push_str("), pg_catalog.current_setting(");
+        sql.push_str(&name);
+        sql.push_str(", true)");
+    }
+    sql
+}
+
+impl Residue {
+    /// Takes in one row of the answer. `login` is the role that the connection was opened for.
+    pub fn add(&mut self, kind: &str, value: Option<&str>, login: &str) {
+        let value = match value {
+            Some(value) => value,
+            None => return,
+        };
+        match (kind, kind.strip_prefix("set:")) {
+            ("wear", _) => self.wear = Wear::TemporarySchema,
+            ("bound", _) => self.bound = self.bound.or(reason(value)),
+            (_, Some("session_authorization")) if value == login => {}
+            // A placeholder that was reset is empty, and one that never was set would be.
+            (_, Some(name)) if value.is_empty() && name.contains('.') => {}
+            (_, Some(name)) => {
+                let value = setting_literal(name, value);
+                self.settings.push((name.to_ascii_lowercase(), value));
+            }
+            (_, None) => self.bound = self.bound.or(Some(PinReason::NotUnderstood)),
+        }
+    }
+}
+
+fn reason(word: &str) -> Option<PinReason> {
+    Some(match word {
+        "temporary_object" => PinReason::TemporaryObject,
+        "advisory_lock" => PinReason::AdvisoryLock,
+        "listen" => PinReason::Listen,
+        "held_cursor" => PinReason::HeldCursor,
+        "sql_prepare" => PinReason::SqlPrepare,
+        _ => PinReason::NotUnderstood,
+    })
+}
+
+/// The SQL text that gives the setting this value.
+fn setting_literal(name: &str, value: &str) -> String {
+    if !QUOTED_LISTS.contains(&name) {
+        return literal(value);
+    }
+    let items: Vec<String> = identifiers(value)
+        .iter()
+        .map(|item| literal(item))
+        .collect();
+    if items.is_empty() {
+        // An empty list is written as one empty name.
+        return "''".to_owned();
+    }
+    items.join(", ")
+}
+
+/// A string constant that means the same whatever `standard_conforming_strings` is.
+pub fn literal(text: &str) -> String {
+    let quoted = text.replace('\'', "''");
+    if text.contains('\\') {
+        format!(" E'{}'", quoted.replace('\\', "\\\\"))
+    } else {
+        format!("'{quoted}'")
+    }
+}
+
+/// The items of a list of identifiers (`SplitIdentifierString`, `src/backend/utils/adt/varlena.c`):
+/// quoted ones as they are, others folded to lower case.
+fn identifiers(list: &str) -> Vec<String> {
+    let mut items = Vec::new();
+    let mut rest = list.trim_start();
+    while !rest.is_empty() {
+        let item = if let Some(quoted) = rest.strip_prefix('"') {
+            let (item, after) = unquoted(quoted);
+            rest = after;
+            item
+        } else {
+            let end = rest.find(',').unwrap_or(rest.len());
+            let (item, after) = rest.split_at_checked(end).unwrap_or((rest, ""));
+            rest = after;
+            item.trim_end().to_ascii_lowercase()
+        };
+        items.push(item);
+        rest = rest.trim_start().trim_start_matches(',').trim_start();
+    }
+    items
+}
+
+/// The text up to the closing quote, doubled quotes made single, and what stands behind it.
+fn unquoted(text: &str) -> (String, &str) {
+    let mut item = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('"') {
+        item.push_str(before);
+        match after.strip_prefix('"') {
+            Some(more) => {
+                item.push('"');
+                rest = more;
+            }
+            None => return (item, after),
+        }
+    }
+    item.push_str(rest);
+    (item, "")
+}
+
+impl SettingNames {
+    /// The names of both.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        let mut names: Vec<String> = self.names.to_vec();
+        for name in &other.names {
+            if !names.contains(name) {
+                names.push(name.clone());
+            }
+        }
+        Self {
+            names: names.into(),
+            others: self.others.max(other.others),
+        }
+    }
+
+    /// The placeholders that the source of a function or a block of code may set: what follows
+    /// `set_config(` as a literal, and `SET` as a name with a dot. Quotes are not read: the source may
+    /// hold statements in strings.
+    pub fn in_source(source: &str) -> Self {
+        let mut found = Self::default();
+        let lower = source.to_ascii_lowercase();
+        for (at, word) in lower.match_indices("set_config") {
+            let arguments = lower.get(at + word.len()..).unwrap_or_default();
+            found.take(call_name(arguments));
+        }
+        for (at, word) in lower.match_indices("set") {
+            let begins = lower.get(..at).is_none_or(|before| {
+                !before.ends_with(|c: char| c.is_ascii_alphanumeric() || "_.$".contains(c))
+            });
+            let after = lower.get(at + word.len()..).unwrap_or_default();
+            if begins && after.starts_with(|c: char| c.is_ascii_whitespace()) {
+                found.take(assigned_name(after));
+            }
+        }
+        found
+    }
+
+    fn take(&mut self, name: Found) {
+        match name {
+            Found::Nothing => {}
+            Found::Unknown => self.others = Others::Some,
+            Found::Name(name) => {
+                if !self.names.contains(&name) {
+                    let mut names = std::mem::take(&mut self.names).into_vec();
+                    names.push(name);
+                    self.names = names.into();
+                }
+            }
+        }
+        if self.names.len() > NAMES_LIMIT {
+            self.others = Others::Some;
+        }
+    }
+}
+
+enum Found {
+    /// Not a placeholder.
+    Nothing,
+    Name(String),
+    /// A name that is made at run time.
+    Unknown,
+}
+
+/// What stands behind `set_config`, up to the first argument.
+fn call_name(arguments: &str) -> Found {
+    let Some(inner) = arguments.trim_start().strip_prefix('(') else {
+        return Found::Nothing;
+    };
+    // In a string of dynamic SQL the quotes are doubled.
+    let Some(quoted) = inner.trim_start().strip_prefix('\'') else {
+        return Found::Unknown;
+    };
+    let name = quoted.trim_start_matches('\'');
+    match name.split_once('\'') {
+        Some((name, _)) if is_placeholder(name) => Found::Name(name.to_owned()),
+        Some((name, _)) if is_setting(name) => Found::Nothing,
+        _ => Found::Unknown,
+    }
+}
+
+/// What stands behind `SET `.
+fn assigned_name(after: &str) -> Found {
+    let mut words = after.split_ascii_whitespace();
+    let mut word = words.next().unwrap_or_default();
+    if matches!(word, "session" | "local") {
+        word = words.next().unwrap_or_default();
+    }
+    let name = word.split('=').next().unwrap_or_default();
+    if name.starts_with(['%', '\'']) {
+        return Found::Unknown;
+    }
+    if is_placeholder(name) {
+        Found::Name(name.to_owned())
+    } else {
+        Found::Nothing
+    }
+}
+
+fn is_setting(name: &str) -> bool {
+    !name.is_empty()
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"_.".contains(&b))
+}
+
+fn is_placeholder(name: &str) -> bool {
+    is_setting(name) && name.contains('.')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(source: &str) -> (Vec<String>, Others) {
+        let found = SettingNames::in_source(source);
+        (found.names.into_vec(), found.others)
+    }
+
+    #[test]
+    fn placeholders_are_found_in_source() {
+        let cases: [(&str, &[&str], Others); 8] = [
+            (
+                "PERFORM set_config('App.User', x, false)",
+                &["app.user"],
+                Others::None,
+            ),
+            (
+                "EXECUTE 'SELECT set_config(''a.b'', 1)'",
+                &["a.b"],
+                Others::None,
+            ),
+            (
+                "BEGIN SET a.b = 1; SET LOCAL c.d TO 2; END",
+                &["a.b", "c.d"],
+                Others::None,
+            ),
+            ("UPDATE t SET x = 1", &[], Others::None),
+            (
+                "PERFORM set_config('work_mem', '1', false)",
+                &[],
+                Others::None,
+            ),
+            ("PERFORM set_config(name, x, false)", &[], Others::Some),
+            ("EXECUTE format('SET %I = 1', n)", &[], Others::Some),
+            ("offset 5; reset a.b", &[], Others::None),
+        ];
+        for (source, expected, others) in cases {
+            let (found, more) = names(source);
+            assert_eq!(
+                (found.as_slice(), more),
+                (
+                    &expected.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>()[..],
+                    others
+                ),
+                "{source}"
+            );
+        }
+    }
+
+    #[test]
+    fn rows_become_settings_that_can_be_set_again() {
+        let mut residue = Residue::default();
+        for (kind, value) in [
+            ("set:session_authorization", Some("app")),
+            ("set:search_path", Some("\"My, S\", \"$user\", Public")),
+            ("set:app.name", Some("it's \\ odd")),
+            ("set:gone.name", Some("")),
+            ("set:no.name", None),
+            ("set:work_mem", Some("4096")),
+        ] {
+            residue.add(kind, value, "app");
+        }
+        let expected = [
+            ("search_path", "'My, S', '$user', 'public'"),
+            ("app.name", " E'it''s \\\\ odd'"),
+            ("work_mem", "'4096'"),
+        ];
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
+            .collect();
+        assert_eq!(residue.settings, expected);
+        assert_eq!((residue.bound, residue.wear), (None, Wear::None));
+    }
+
+    #[test]
+    fn what_only_the_connection_has_binds() {
+        let mut residue = Residue::default();
+        residue.add("wear", Some(""), "app");
+        residue.add("bound", Some("listen"), "app");
+        residue.add("bound", Some("advisory_lock"), "app");
+        residue.add("set:session_authorization", Some("other"), "app");
+        assert_eq!(residue.bound, Some(PinReason::Listen));
+        assert_eq!(residue.wear, Wear::TemporarySchema);
+        assert_eq!(
+            residue.settings,
+            [("session_authorization".to_owned(), "'other'".to_owned())]
+        );
+    }
+
+    #[test]
+    fn placeholders_are_asked_for_as_literals() {
+        let sql = query(&["a.b".to_owned(), "x'; DROP".to_owned()]);
+        assert!(
+            sql.ends_with("pg_catalog.current_setting('x''; DROP', true)"),
+            "{sql}"
+        );
+    }
+}

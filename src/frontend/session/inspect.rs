@@ -1,0 +1,260 @@
+//! Pins: what keeps a session on its connection, and when it may leave again.
+//!
+//! A statement that may leave something behind pins the session at once. As soon as the session
+//! stands outside a transaction, the node is asked what is there ([`crate::core::residue`]); what can
+//! be repeated elsewhere is noted, and if nothing else is left the session is free again.
+
+use std::sync::Arc;
+
+use super::link::{Link, Pause};
+use super::plan::Plan;
+use super::{Session, SessionEnd};
+use crate::backend::state::{AppliedSettings, HIDDEN};
+use crate::core::residue::{NAMES_LIMIT, Others, Residue, SettingNames, Wear, query};
+use crate::core::snapshot::NodeRole;
+use crate::core::statement::{AccessMode, Classification, PinReason, Reason, SessionEffect};
+use crate::protocol::frontend::write_query;
+use crate::protocol::message::{Malformed, Reader};
+use crate::protocol::outstanding::Expected;
+use crate::protocol::replies::{Hold, Outcome};
+
+/// What keeps a session on its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Pin {
+    /// Why, as far as is known.
+    pub(super) reason: PinReason,
+    release: Release,
+}
+
+/// When a pinned session may leave its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Release {
+    /// When the node says that nothing is left.
+    WhenClean,
+    /// Never: what is left cannot be asked for.
+    Never,
+}
+
+/// What is to be asked of the node.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Doubt {
+    names: SettingNames,
+    code: Code,
+}
+
+/// Whether code ran that may have set what nobody can list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+enum Code {
+    #[default]
+    None,
+    Ran,
+}
+
+impl Session {
+    /// Pins generously: a statement that failed may have left something behind too.
+    pub(super) fn note_pins(&mut self, plan: &Plan, link: &Link) {
+        for statement in plan.executed.iter().flat_map(|text| text.statements.iter()) {
+            match &statement.session {
+                SessionEffect::Pins(reason) => self.suspect(*reason, &SettingNames::default()),
+                SessionEffect::MayConfigure(reason, names) => self.suspect(*reason, names),
+                SessionEffect::None
+                | SessionEffect::Setting(_)
+                | SessionEffect::DiscardAll
+                | SessionEffect::Proxy(_) => {
+                    if self.pin.is_some() && may_release(statement.reason) {
+                        self.doubt.get_or_insert_default();
+                    }
+                }
+            }
+        }
+        let blind = |text: &Classification| {
+            text.statements.is_empty() && text.access == AccessMode::ReadWrite
+        };
+        if plan.executed.iter().any(|text| blind(text)) {
+            self.pin_for_good(PinReason::NotUnderstood);
+        }
+        if plan.needs == super::plan::Needs::Primary && link.route.role == NodeRole::Primary {
+            self.suspect(PinReason::ServerResource, &SettingNames::default());
+        }
+    }
+
+    /// Pins the session until the node says that nothing was left behind.
+    pub(super) fn suspect(&mut self, reason: PinReason, names: &SettingNames) {
+        match reason {
+            PinReason::Load | PinReason::Seed => return self.pin_for_good(reason),
+            PinReason::TemporaryObject
+            | PinReason::Listen
+            | PinReason::AdvisoryLock
+            | PinReason::HeldCursor
+            | PinReason::SqlPrepare
+            | PinReason::Setting
+            | PinReason::Sequence
+            | PinReason::ServerResource
+            | PinReason::UnknownCode
+            | PinReason::NotUnderstood => {}
+        }
+        self.pin(reason, Release::WhenClean);
+        let doubt = self.doubt.get_or_insert_default();
+        doubt.names = doubt.names.and(names);
+        if matches!(reason, PinReason::UnknownCode | PinReason::NotUnderstood) {
+            doubt.code = Code::Ran;
+        }
+    }
+
+    /// Pins the session until it ends.
+    pub(super) fn pin_for_good(&mut self, reason: PinReason) {
+        self.pin(reason, Release::Never);
+    }
+
+    fn pin(&mut self, reason: PinReason, release: Release) {
+        match &mut self.pin {
+            Some(pin) => pin.release = pin.release.max(release),
+            None => {
+                self.cluster.metrics.count_pin(reason);
+                tracing::debug!(
+                    user = self.user.name,
+                    reason = reason.as_str(),
+                    "session pinned"
+                );
+                self.pin = Some(Pin { reason, release });
+            }
+        }
+    }
+
+    /// Whether the node is to be asked what was left behind, now that no transaction is open.
+    pub(super) fn must_inspect(&self, link: &Link) -> bool {
+        let can_be_free = self
+            .pin
+            .is_some_and(|pin| pin.release == Release::WhenClean);
+        let asks = self.doubt.is_some() && can_be_free;
+        asks && self.block.is_none() && link.is_quiet() && link.route.role != NodeRole::Replica
+    }
+
+    /// Asks the node what was left behind, and unpins the session if that can be repeated elsewhere.
+    pub(super) async fn inspect(&mut self, link: &mut Link) -> Result<(), SessionEnd> {
+        let doubt = self.doubt.take().unwrap_or_default();
+        let names = self.names_to_ask(&doubt);
+        if names.others == Others::Some || names.names.len() > NAMES_LIMIT {
+            self.pin_for_good(PinReason::Setting);
+            return Ok(());
+        }
+        // A cancel request that comes late must not hit pgweir's own query.
+        self.registration.set_target(None);
+        link.scanner.begin(Hold::Released);
+        write_query(link.to_server.writer(), query(&names.names).as_bytes());
+        link.replies.push(Expected::Inspection);
+        link.lease.unnamed_owner = None;
+        match self.relay(link).await {
+            Ok(Pause::Answered) => {}
+            Ok(Pause::Input | Pause::HeldError(..)) => return Ok(()),
+            Err(error) => return Err(self.lost(link, &error)),
+        }
+        if link.scanner.outcome.has(Outcome::FATAL) {
+            return Err(SessionEnd::Told);
+        }
+        let residue = self.residue(&link.scanner.captured);
+        let failed = link.scanner.outcome.has(Outcome::OWN_QUERY_FAILED);
+        match residue {
+            Ok(residue) if !failed => self.take_in(residue, link, &doubt),
+            Ok(_) | Err(Malformed) => {}
+        }
+        let target = self.cancel_target(&link.lease);
+        self.registration.set_target(Some(target));
+        Ok(())
+    }
+
+    fn names_to_ask(&self, doubt: &Doubt) -> SettingNames {
+        let mut names = doubt.names.clone();
+        if doubt.code == Code::Ran
+            && let Some(catalog) = self.current_catalog()
+        {
+            names = names.and(catalog.settings_of_functions());
+        }
+        let placeholders = self.state.settings.0.keys();
+        let placeholders = placeholders.filter(|name| name.contains('.'));
+        names.and(&SettingNames {
+            names: placeholders.cloned().collect(),
+            others: Others::None,
+        })
+    }
+
+    fn residue(&self, rows: &[Box<[u8]>]) -> Result<Residue, Malformed> {
+        let mut residue = Residue::default();
+        for row in rows {
+            let mut reader = Reader::new(row);
+            if reader.int16()? != 2 {
+                return Err(Malformed);
+            }
+            let kind = text(&mut reader)?.ok_or(Malformed)?;
+            residue.add(&kind, text(&mut reader)?.as_deref(), &self.user.name);
+        }
+        Ok(residue)
+    }
+
+    fn take_in(&mut self, residue: Residue, link: &mut Link, doubt: &Doubt) {
+        if residue.wear != Wear::None {
+            link.taint();
+        }
+        let mut settings = AppliedSettings(residue.settings.into_iter().collect());
+        let wanted = Arc::new(settings.clone());
+        if doubt.code == Code::Ran {
+            settings.0.insert(HIDDEN.to_owned(), String::new());
+            link.lease.settings = Arc::new(settings);
+        } else {
+            link.lease.settings = Arc::clone(&wanted);
+        }
+        self.state.settings = wanted;
+        match residue.bound {
+            Some(reason) => {
+                self.pin = Some(Pin {
+                    reason,
+                    release: Release::WhenClean,
+                });
+            }
+            None => self.pin = None,
+        }
+    }
+}
+
+/// One field of a `DataRow`.
+fn text(reader: &mut Reader<'_>) -> Result<Option<String>, Malformed> {
+    let length = reader.int32()?;
+    let Ok(length) = usize::try_from(length) else {
+        return Ok(None);
+    };
+    Ok(Some(
+        String::from_utf8_lossy(reader.bytes(length)?).into_owned(),
+    ))
+}
+
+/// Whether what pinned the session may be gone after such a statement.
+fn may_release(reason: Reason) -> bool {
+    !matches!(
+        reason,
+        Reason::Read
+            | Reason::Show
+            | Reason::Empty
+            | Reason::Hint
+            | Reason::Write
+            | Reason::ModifyingCte
+            | Reason::LockingClause
+            | Reason::CopyWrite
+            | Reason::LockTable
+            | Reason::VolatileFunction
+            | Reason::ListedFunction
+            | Reason::Sequence
+            | Reason::NodeLocalFunction
+            | Reason::UnsafeView
+            | Reason::UnsafePolicy
+            | Reason::UnsafeOperator
+            | Reason::UnsafeType
+            | Reason::UnloggedRelation
+            | Reason::TemporaryRelation
+            | Reason::ForeignRelation
+            | Reason::NodeLocalRelation
+            | Reason::ListedRelation
+            | Reason::LearnedWrite
+            | Reason::UnknownRelation
+            | Reason::CatalogUnknown
+    )
+}

@@ -1,0 +1,114 @@
+//! What stands before the session's own statement on a connection: the session's settings, if the
+//! connection has others, and a BEGIN that was put off.
+//!
+//! Both are sent in the same write as the statement, in the extended protocol without a Sync: if one
+//! of them fails, the node skips everything behind it (manual, "Extended Query"), so that no
+//! statement ever runs with others' settings or outside its block. They share the statement's
+//! transaction: what is rolled back takes the settings with it.
+
+use std::sync::Arc;
+
+use super::link::{Link, Pause};
+use super::plan::{Needs, Plan};
+use super::{Session, now};
+use crate::backend::state::AppliedSettings;
+use crate::core::segment::may_share_transaction;
+use crate::protocol::frontend::{tag, write_parse, write_query};
+use crate::protocol::message::write_message;
+use crate::protocol::outstanding::{Disposition, Expected};
+use crate::protocol::replies::{Compare, Hold, Outcome};
+
+/// The node refused the settings, or was lost.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Unprepared;
+
+impl Session {
+    /// Gives the connection the session's settings and the block that it is in: with the next
+    /// [`Session::send`] where the segment allows that, else now.
+    pub(super) async fn prepare(&mut self, link: &mut Link, plan: &Plan) -> Result<(), Unprepared> {
+        let joined = plan.needs != Needs::Primary
+            && plan.executed.iter().all(|text| may_share_transaction(text));
+        if !joined {
+            self.adjust(link).await?;
+            return self.begin_now(link).await;
+        }
+        if !Arc::ptr_eq(&link.lease.settings, &self.state.settings) {
+            let changes = AppliedSettings::plan(&link.lease.settings, &self.state.settings);
+            if changes.is_empty() {
+                link.lease.settings = Arc::clone(&self.state.settings);
+            } else {
+                link.prologue.extend(changes);
+                link.replayed = Some(Arc::clone(&self.state.settings));
+            }
+        }
+        let put_off = self.block.as_ref().and_then(|block| block.put_off.as_ref());
+        link.prologue
+            .extend(put_off.map(|begin| begin.sql.to_string()));
+        Ok(())
+    }
+
+    /// Gives the connection the session's settings before anything else is sent.
+    pub(super) async fn adjust(&mut self, link: &mut Link) -> Result<(), Unprepared> {
+        if Arc::ptr_eq(&link.lease.settings, &self.state.settings) {
+            return Ok(());
+        }
+        let changes = AppliedSettings::plan(&link.lease.settings, &self.state.settings);
+        link.scanner.compare = Compare::Yes;
+        if !changes.is_empty() && !self.run_own(link, &changes.join(";")).await {
+            return Err(Unprepared);
+        }
+        link.lease.settings = Arc::clone(&self.state.settings);
+        Ok(())
+    }
+
+    /// Begins the block that was put off.
+    pub(super) async fn begin_now(&mut self, link: &mut Link) -> Result<(), Unprepared> {
+        let put_off = self.block.as_ref().and_then(|block| block.put_off.as_ref());
+        let Some(sql) = put_off.map(|begin| begin.sql.clone()) else {
+            return Ok(());
+        };
+        if self.run_own(link, &sql).await {
+            Ok(())
+        } else {
+            Err(Unprepared)
+        }
+    }
+
+    /// Runs a statement of pgweir's own; `false` when it failed.
+    pub(super) async fn run_own(&mut self, link: &mut Link, sql: &str) -> bool {
+        link.scanner.begin(Hold::Released);
+        write_query(link.to_server.writer(), sql.as_bytes());
+        link.replies.push(Expected::Query(Disposition::Discard));
+        link.lease.unnamed_owner = None;
+        let relayed = self.relay(link).await;
+        matches!(relayed, Ok(Pause::Answered))
+            && !link.scanner.outcome.has(Outcome::OWN_QUERY_FAILED)
+    }
+
+    /// Ends a block on a replica and gives the connection back.
+    pub(super) async fn end_replica_block(&mut self, mut link: Box<Link>) {
+        let ended = self.run_own(&mut link, "ROLLBACK").await;
+        self.registration.set_target(None);
+        if ended && link.is_quiet() {
+            self.spare = link.give_back(now());
+        }
+    }
+}
+
+impl Link {
+    /// Writes the prologue, of which the client learns nothing.
+    pub(super) fn write_prologue(&mut self) {
+        if !self.prologue.is_empty() {
+            self.scanner.compare = Compare::Yes;
+        }
+        for sql in std::mem::take(&mut self.prologue) {
+            let out = self.to_server.writer();
+            write_parse(out, b"", sql.as_bytes(), &[0, 0]);
+            // The unnamed portal of the unnamed statement, without parameters, results as text.
+            write_message(out, tag::BIND, |body| body.extend_from_slice(&[0; 8]));
+            write_message(out, tag::EXECUTE, |body| body.extend_from_slice(&[0; 5]));
+            self.replies.push(Expected::Aside);
+            self.lease.unnamed_owner = None;
+        }
+    }
+}

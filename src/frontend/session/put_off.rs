@@ -1,0 +1,245 @@
+//! A BEGIN that no node has seen yet: it is sent with the first statement that needs one, so that a
+//! read-only block goes where its reads may run, and an empty block costs nothing.
+
+use std::sync::Arc;
+
+use super::plan::{Needs, Plan};
+use super::serve::Extent;
+use super::settle::OpenBlock;
+use super::{Session, SessionEnd, own};
+use crate::core::statement::{Chain, SessionEffect, TransactionControl, TransactionModes};
+use crate::frontend::error::ProxyError;
+use crate::protocol::backend::{TransactionStatus, tag as reply};
+use crate::protocol::frame::{FrameHeader, HEADER_BYTES};
+use crate::protocol::frontend::{Named, Parse, query_text, tag};
+use crate::protocol::message::{Reader, write_message, write_string};
+use crate::protocol::segment::SegmentEnd;
+
+/// A BEGIN that no node has seen yet.
+#[derive(Debug)]
+pub(super) struct PutOff {
+    /// As the client wrote it.
+    pub(super) sql: Box<str>,
+    /// Its modes.
+    pub(super) modes: TransactionModes,
+    /// Whether a statement in it could not be run.
+    pub(super) fate: Fate,
+}
+
+/// Whether a statement of the block could not be run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    Fine,
+    /// No node was found for one: only the end of the block is accepted now.
+    Failed,
+}
+
+/// What pgweir does with a segment that only controls a block.
+enum Control {
+    Begin(Box<str>, TransactionModes),
+    End,
+}
+
+impl Session {
+    /// Answers the segment if it begins a block, or ends or misuses one that no node has seen;
+    /// `false` when a node is needed.
+    pub(super) async fn control_block(
+        &mut self,
+        plan: &Plan,
+        extent: Extent,
+    ) -> Result<bool, SessionEnd> {
+        if self.link.is_some() {
+            return Ok(false);
+        }
+        let block = self.block.as_deref();
+        let put_off = block.and_then(|block| block.put_off.as_ref());
+        let fate = put_off.map(|begin| begin.fate);
+        let text = self.only_text(extent).filter(|_| plan.needs == Needs::Node);
+        let words = match (text.and_then(|sql| control(plan, sql)), fate) {
+            (Some(Control::Begin(sql, modes)), None) => {
+                let words = if sql
+                    .as_bytes()
+                    .first()
+                    .is_some_and(|b| b.eq_ignore_ascii_case(&b's'))
+                {
+                    "START TRANSACTION"
+                } else {
+                    "BEGIN"
+                };
+                self.block = Some(Box::new(OpenBlock::put_off(PutOff {
+                    sql,
+                    modes,
+                    fate: Fate::Fine,
+                })));
+                words
+            }
+            (Some(Control::End), Some(fate)) => {
+                self.block = None;
+                if fate == Fate::Failed || ends_with_rollback(plan) {
+                    "ROLLBACK"
+                } else {
+                    "COMMIT"
+                }
+            }
+            (_, Some(Fate::Failed)) => {
+                self.refuse(&ProxyError::InFailedTransaction, extent)
+                    .await?;
+                return Ok(true);
+            }
+            (Some(Control::Begin(..)), Some(Fate::Fine)) | (Some(Control::End) | None, _) => {
+                return Ok(false);
+            }
+        };
+        self.note_unnamed(plan, extent);
+        let answer = self.answer_to(words, extent);
+        self.cluster.metrics.count_answered();
+        self.inbound.consume(extent.length);
+        self.write_client(&answer).await?;
+        Ok(true)
+    }
+
+    /// What the segment leaves as the unnamed statement.
+    fn note_unnamed(&mut self, plan: &Plan, extent: Extent) {
+        let sql = self.only_text(extent).map(<[u8]>::to_vec);
+        self.state.unnamed = match (plan.parses.first(), sql) {
+            (Some(text), Some(sql)) => {
+                let registry = &self.cluster.shared.statements;
+                Some(Arc::new(registry.unshared(&sql, &[0, 0], text)))
+            }
+            _ => None,
+        };
+    }
+
+    /// The text of a segment that runs one text and nothing else: a Query, or the unnamed statement
+    /// and portal.
+    fn only_text(&self, extent: Extent) -> Option<&[u8]> {
+        let bytes = self.inbound.filled().get(..extent.length)?;
+        match extent.end {
+            SegmentEnd::Query => query_text(bytes.get(HEADER_BYTES..)?).ok(),
+            SegmentEnd::Sync => unnamed_text(bytes),
+            SegmentEnd::FunctionCall
+            | SegmentEnd::Flush
+            | SegmentEnd::Terminate
+            | SegmentEnd::StrayCopy => None,
+        }
+    }
+
+    /// The whole answer to the segment, whose command has succeeded.
+    fn answer_to(&self, words: &str, extent: Extent) -> Vec<u8> {
+        let mut out = Vec::new();
+        let bytes = self.inbound.filled().get(..extent.length);
+        for kind in messages(bytes.unwrap_or_default()).map(|(kind, _)| kind) {
+            match kind {
+                tag::PARSE => out.extend_from_slice(&own::PARSE_COMPLETE),
+                tag::BIND => out.extend_from_slice(&own::BIND_COMPLETE),
+                tag::DESCRIBE => out.extend_from_slice(&own::NO_DATA),
+                tag::EXECUTE | tag::QUERY => {
+                    write_message(&mut out, reply::COMMAND_COMPLETE, |body| {
+                        write_string(body, words.as_bytes());
+                    })
+                }
+                _ => {}
+            }
+        }
+        out.extend_from_slice(&own::ready(self.status()));
+        out
+    }
+
+    /// The status of a session that holds no connection.
+    pub(super) fn unlinked_status(&self) -> TransactionStatus {
+        match self
+            .block
+            .as_deref()
+            .and_then(|block| block.put_off.as_ref())
+        {
+            Some(begin) if begin.fate == Fate::Failed => TransactionStatus::Failed,
+            Some(_) => TransactionStatus::InTransaction,
+            None => TransactionStatus::Idle,
+        }
+    }
+
+    /// A statement of a block that no node has seen could not be run.
+    pub(super) fn fail_put_off(&mut self) {
+        let block = self.block.as_deref_mut();
+        if let Some(begin) = block.and_then(|block| block.put_off.as_mut()) {
+            begin.fate = Fate::Failed;
+        }
+    }
+}
+
+fn control(plan: &Plan, sql: &[u8]) -> Option<Control> {
+    let [text] = plan.executed.as_slice() else {
+        return None;
+    };
+    let [statement] = &*text.statements else {
+        return None;
+    };
+    if statement.session != SessionEffect::None || text.hint != Default::default() {
+        return None;
+    }
+    match statement.transaction {
+        TransactionControl::Begin(modes) => {
+            let sql = std::str::from_utf8(sql).ok()?.trim();
+            sql.starts_with(['b', 'B', 's', 'S'])
+                .then(|| Control::Begin(sql.into(), modes))
+        }
+        TransactionControl::Commit(Chain::NoChain)
+        | TransactionControl::Rollback(Chain::NoChain) => Some(Control::End),
+        TransactionControl::None
+        | TransactionControl::Commit(Chain::Chain)
+        | TransactionControl::Rollback(Chain::Chain)
+        | TransactionControl::Savepoint
+        | TransactionControl::SetModes(_)
+        | TransactionControl::TwoPhase => None,
+    }
+}
+
+fn ends_with_rollback(plan: &Plan) -> bool {
+    let mut statements = plan.executed.iter().flat_map(|text| text.statements.iter());
+    statements.any(|one| matches!(one.transaction, TransactionControl::Rollback(_)))
+}
+
+/// The whole messages in `bytes`: type and body.
+fn messages(mut rest: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+    std::iter::from_fn(move || {
+        let header = FrameHeader::parse(rest, u32::MAX).ok()??;
+        let (message, after) = rest.split_at_checked(header.total())?;
+        rest = after;
+        Some((header.tag, message.get(HEADER_BYTES..)?))
+    })
+}
+
+/// The text of Parse, Bind, perhaps Describe, Execute and Sync that use no names.
+fn unnamed_text(bytes: &[u8]) -> Option<&[u8]> {
+    let mut sql = None;
+    let mut order = Vec::with_capacity(8);
+    for (kind, body) in messages(bytes).take(6) {
+        order.push(kind);
+        let unnamed = match kind {
+            tag::PARSE => {
+                let parse = Parse::read(body).ok()?;
+                sql = Some(parse.sql);
+                parse.name.is_empty() && parse.types == [0, 0]
+            }
+            tag::BIND => body == [0; 8],
+            tag::DESCRIBE => Named::read(body).ok()? == Named::Portal(b""),
+            tag::EXECUTE => Reader::new(body).string().ok()?.is_empty(),
+            tag::SYNC => true,
+            _ => false,
+        };
+        if !unnamed {
+            return None;
+        }
+    }
+    let plain = [tag::PARSE, tag::BIND, tag::EXECUTE, tag::SYNC];
+    let described = [
+        tag::PARSE,
+        tag::BIND,
+        tag::DESCRIBE,
+        tag::EXECUTE,
+        tag::SYNC,
+    ];
+    (order == plain || order == described)
+        .then_some(sql)
+        .flatten()
+}

@@ -1,0 +1,48 @@
+//! `ParameterStatus`: the client is told of its own endpoint, not of the connections behind it.
+//!
+//! A node reports a parameter when its value on that connection changes. The client has changed
+//! connections since, or pgweir has given this one other settings; so what the client is told is the
+//! difference between what the connection has and what the client knows, before `ReadyForQuery`, where
+//! PostgreSQL reports too (`ReportChangedGUCOptions`, `src/backend/utils/misc/guc.c`).
+
+use super::link::Link;
+use crate::backend::connection::{parameter_status, with_parameter};
+use crate::core::snapshot::NodeRole;
+use crate::protocol::backend::tag;
+use crate::protocol::message::{write_message, write_string};
+use crate::protocol::replies::Span;
+
+/// One endpoint stands for the cluster, and it is never in recovery.
+const ABOUT_THE_NODE: &str = "in_hot_standby";
+
+impl Link {
+    /// Takes in what the node has reported, and tells the client what is new to it.
+    pub(super) fn report(&mut self) {
+        for body in std::mem::take(&mut self.scanner.reports) {
+            if let Some((name, value)) = parameter_status(&body) {
+                self.lease.parameters = with_parameter(&self.lease.parameters, name, value);
+            }
+        }
+        // A replica's own defaults are none of the client's business, and no statement that sets
+        // something runs there.
+        if self.route.role == NodeRole::Replica {
+            return;
+        }
+        let mut news = Vec::new();
+        for (name, value) in &*self.lease.parameters {
+            let known = self.told.iter().find(|(told, _)| told == name);
+            if name != ABOUT_THE_NODE && known.is_none_or(|(_, told)| told != value) {
+                news.push((name.clone(), value.clone()));
+            }
+        }
+        for (name, value) in news {
+            let mut message = Vec::new();
+            write_message(&mut message, tag::PARAMETER_STATUS, |body| {
+                write_string(body, name.as_bytes());
+                write_string(body, value.as_bytes());
+            });
+            self.spans_for_client().push(Span::Own(message.into()));
+            self.told = with_parameter(&self.told, name, value);
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The vocabulary of a walk over replies: what they amounted to, why it stops, what it holds back.
+
+use crate::protocol::backend::SqlState;
+
+/// What the replies to one segment amounted to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Outcome(u16);
+
+impl Outcome {
+    /// The node reported an error.
+    pub const ERROR: Self = Self(1);
+    /// `COMMIT` (also of a prepared transaction).
+    pub const COMMITTED: Self = Self(2);
+    /// `ROLLBACK`.
+    pub const ROLLED_BACK: Self = Self(4);
+    /// `DISCARD ALL`.
+    pub const DISCARDED_ALL: Self = Self(8);
+    /// `DEALLOCATE ALL`.
+    pub const DEALLOCATED_ALL: Self = Self(16);
+    /// The node announced the end of the connection.
+    pub const FATAL: Self = Self(32);
+    /// An error in a query that pgweir sent for itself.
+    pub const OWN_QUERY_FAILED: Self = Self(64);
+    /// `PREPARE TRANSACTION`.
+    pub const PREPARED: Self = Self(128);
+    /// A Sync that was sent before COPY data, and that the node has ignored.
+    pub const SYNC_IGNORED: Self = Self(256);
+    /// A Parse of the unnamed statement that failed or was skipped.
+    pub const UNNAMED_LOST: Self = Self(512);
+    /// A Close of pgweir's own that was skipped: the statement is still there.
+    pub const CLOSE_LOST: Self = Self(1024);
+
+    /// Adds `other`.
+    pub fn add(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+
+    /// Whether `other` is part of it.
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+/// Whether bytes may still be taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// Nothing has reached the client, and an error stops the scan.
+    UntilResult,
+    /// Everything is forwarded.
+    Released,
+    /// Everything is dropped (what is left of a statement that another node runs).
+    Discarding,
+}
+
+/// Why a scan stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// All bytes have been looked at, up to an incomplete message.
+    NeedMore,
+    /// A statement of pgweir's own that everything behind it depends on has failed, and the node skips
+    /// to a Sync that was not sent.
+    OwnFailed,
+    /// With [`Hold::UntilResult`]: an error came before any result went out. The error has not been
+    /// consumed; scan again with another hold to go on.
+    HeldError(SqlState, ErrorKind),
+    /// The node waits for COPY data.
+    CopyIn,
+    /// A `ReadyForQuery` for the client comes next, and [`reports`](super::ReplyScanner::reports) may hold what it is
+    /// to be told before.
+    Reported,
+}
+
+/// What else the error says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The connection lives on.
+    Ordinary,
+    /// "... during recovery" in the message (SQLSTATE XX000 is used for it too).
+    DuringRecovery,
+    /// The connection ends.
+    Fatal,
+}
+
+/// Whether the client may have to be told of a parameter although the node reports none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compare {
+    /// It need not.
+    No,
+    /// Settings were changed that the client knows nothing of.
+    Yes,
+}

@@ -80,6 +80,7 @@ pub async fn connect(
         settings: Arc::new(AppliedSettings::default()),
         prepared: PreparedNames::default(),
         unnamed_owner: None,
+        last_session: 0,
     })
 }
 

@@ -59,6 +59,8 @@ pub struct BackendConnection {
     pub prepared: PreparedNames,
     /// Which session parsed the unnamed statement last.
     pub unnamed_owner: Option<u64>,
+    /// Which session used it last; 0 for none.
+    pub last_session: u64,
 }
 
 impl fmt::Debug for BackendConnection {

@@ -94,13 +94,10 @@ pub fn query(names: &[String]) -> String {
 impl Residue {
     /// Takes in one row of the answer. `login` is the role that the connection was opened for.
     pub fn add(&mut self, kind: &str, value: Option<&str>, login: &str) {
-        let value = match value {
-            Some(value) => value,
-            None => return,
-        };
+        let Some(value) = value else { return };
         match (kind, kind.strip_prefix("set:")) {
             ("wear", _) => self.wear = Wear::TemporarySchema,
-            ("bound", _) => self.bound = self.bound.or(reason(value)),
+            ("bound", _) => self.bound = self.bound.or(Some(reason(value))),
             (_, Some("session_authorization")) if value == login => {}
             // A placeholder that was reset is empty, and one that never was set would be.
             (_, Some(name)) if value.is_empty() && name.contains('.') => {}
@@ -113,15 +110,15 @@ impl Residue {
     }
 }
 
-fn reason(word: &str) -> Option<PinReason> {
-    Some(match word {
+fn reason(word: &str) -> PinReason {
+    match word {
         "temporary_object" => PinReason::TemporaryObject,
         "advisory_lock" => PinReason::AdvisoryLock,
         "listen" => PinReason::Listen,
         "held_cursor" => PinReason::HeldCursor,
         "sql_prepare" => PinReason::SqlPrepare,
         _ => PinReason::NotUnderstood,
-    })
+    }
 }
 
 /// The SQL text that gives the setting this value.

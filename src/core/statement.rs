@@ -123,7 +123,7 @@ pub enum PinReason {
     /// A setting was changed in a way that the text does not tell (`set_config`, savepoints, SET
     /// SESSION CHARACTERISTICS).
     Setting,
-    /// `nextval` or `setval` ran, so `currval` and `lastval` have a meaning.
+    /// `currval` or `lastval` is used: they know what `nextval` gave on this connection.
     Sequence,
     /// LOAD.
     Load,

@@ -5,7 +5,7 @@
 //! list of learned writes has changed.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arc_swap::ArcSwapOption;
@@ -202,6 +202,8 @@ impl ClassificationCache {
 #[derive(Debug, Default)]
 pub struct LearnedWrites {
     generation: AtomicU64,
+    /// Whether anybody asks a connection what its sequences gave last.
+    asks_sequences: AtomicBool,
     identities: Mutex<HashSet<Box<[u8]>>>,
 }
 
@@ -218,6 +220,17 @@ impl LearnedWrites {
         }
         identities.insert(identity.into());
         self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Whether `currval` or `lastval` has been used in this database: what writes may be asked for the
+    /// numbers that it was given.
+    pub fn asks_sequences(&self) -> bool {
+        self.asks_sequences.load(Ordering::Relaxed)
+    }
+
+    /// Remembers that `currval` or `lastval` is used.
+    pub fn note_sequences_asked(&self) {
+        self.asks_sequences.store(true, Ordering::Relaxed);
     }
 
     fn generation(&self) -> u64 {

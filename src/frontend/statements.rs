@@ -50,12 +50,15 @@ struct Key {
     sql: Box<[u8]>,
     types: Box<[u8]>,
     settings: Arc<AppliedSettings>,
+    generation: u64,
 }
 
 /// Every statement that at least one session of a cluster has prepared.
 #[derive(Debug, Default)]
 pub struct StatementRegistry {
     next: AtomicU64,
+    /// Grows when tables may have changed: what is prepared then is parsed anew.
+    generation: AtomicU64,
     known: Mutex<Known>,
 }
 
@@ -79,6 +82,7 @@ impl StatementRegistry {
             sql: sql.into(),
             types: types.into(),
             settings: Arc::clone(settings),
+            generation: self.generation.load(Ordering::Acquire),
         };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(prepared) = known.statements.get(&key).and_then(Weak::upgrade) {
@@ -88,6 +92,12 @@ impl StatementRegistry {
         known.statements.insert(key, Arc::downgrade(&prepared));
         known.sweep();
         prepared
+    }
+
+    /// Tables may have changed: a statement that is prepared from now on must not share one whose
+    /// result type is fixed already (`RevalidateCachedQuery`, `src/backend/utils/cache/plancache.c`).
+    pub fn begin_generation(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
     /// A statement that is not shared: the unnamed one.

@@ -43,6 +43,8 @@ pub enum Expected {
     Synthesize(Box<[u8]>),
     /// The client's Parse of a statement that the node has already: answered like `Synthesize`.
     AlreadyParsed(u64),
+    /// The client's Close of the statement with this name, of which the node learns nothing.
+    AlreadyClosed(Box<[u8]>),
 }
 
 /// What pgweir answers itself, taken from the head of the queue.
@@ -53,6 +55,9 @@ pub enum Own {
     /// `ParseComplete` for this statement.
     Parsed(u64),
 }
+
+/// A whole `CloseComplete`.
+const CLOSE_COMPLETE: [u8; 5] = [b'3', 0, 0, 0, 4];
 
 /// Whether the node is skipping messages after an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,7 +125,7 @@ impl OutstandingReplies {
     pub fn pop_own(&mut self) -> Option<Own> {
         // Looked at once a message, so nothing is moved unless there is something to give.
         match self.queue.front()? {
-            Expected::Synthesize(_) | Expected::AlreadyParsed(_) => {}
+            Expected::Synthesize(_) | Expected::AlreadyParsed(_) | Expected::AlreadyClosed(_) => {}
             Expected::Parsed(..)
             | Expected::Bound
             | Expected::Closed(_)
@@ -134,6 +139,7 @@ impl OutstandingReplies {
         match self.queue.pop_front()? {
             Expected::Synthesize(bytes) => Some(Own::Bytes(bytes)),
             Expected::AlreadyParsed(id) => Some(Own::Parsed(id)),
+            Expected::AlreadyClosed(_) => Some(Own::Bytes(CLOSE_COMPLETE.as_slice().into())),
             Expected::Parsed(..)
             | Expected::Bound
             | Expected::Closed(_)
@@ -163,6 +169,7 @@ impl OutstandingReplies {
                 | Expected::Executed
                 | Expected::Aside
                 | Expected::Synthesize(_)
+                | Expected::AlreadyClosed(_)
                 | Expected::AlreadyParsed(_) => lost(head),
             }
             self.queue.pop_front();

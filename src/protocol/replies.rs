@@ -51,6 +51,8 @@ pub struct ReplyScanner {
     pub unparsed: Vec<u64>,
     /// Named statements that the node has confirmed since [`Self::begin`].
     pub parsed: Vec<u64>,
+    /// Named statements whose Close was skipped since [`Self::begin`].
+    pub unclosed: Vec<Box<[u8]>>,
     /// Rows of pgweir's own query, as message bodies.
     pub captured: Vec<Box<[u8]>>,
     /// Bodies of `ParameterStatus` messages. The client is not told of them as they come: the node may
@@ -79,6 +81,7 @@ impl Default for ReplyScanner {
             last_error: None,
             unparsed: Vec::new(),
             parsed: Vec::new(),
+            unclosed: Vec::new(),
             captured: Vec::new(),
             reports: Vec::new(),
             compare: Compare::No,
@@ -96,6 +99,7 @@ impl ReplyScanner {
         self.last_error = None;
         self.unparsed.clear();
         self.parsed.clear();
+        self.unclosed.clear();
         self.captured.clear();
         self.has_result = ResultSeen::No;
     }
@@ -161,22 +165,8 @@ impl ReplyScanner {
                 Body::Whole(body) => Some(body),
                 Body::Unread => None,
             };
-            if header.tag == tag::ERROR && replies.head() == Some(&Expected::Aside) {
-                self.outcome.add(Outcome::OWN_QUERY_FAILED);
-                return Ok(Stop::OwnFailed);
-            }
-            if let (tag::ERROR, Hold::UntilResult, Some(body)) = (header.tag, hold, whole)
-                && let Ok(error) = ErrorView::read(body)
-                && !matches!(
-                    replies.head(),
-                    Some(Expected::Query(Disposition::Discard) | Expected::Inspection)
-                )
-            {
-                return Ok(Stop::HeldError(error.sqlstate, kind_of(&error)));
-            }
-            if header.tag == tag::READY_FOR_QUERY && self.must_report(replies) {
-                self.compare = Compare::No;
-                return Ok(Stop::Reported);
+            if let Some(stop) = self.stop_before(header.tag, whole, replies) {
+                return Ok(stop);
             }
             let disposition = self.account(header.tag, whole, replies)?;
             let disposition = if hold == Hold::Discarding {
@@ -197,6 +187,34 @@ impl ReplyScanner {
         }
     }
 
+    /// Why the scan stops in front of a message.
+    fn stop_before(
+        &mut self,
+        message: u8,
+        body: Option<&[u8]>,
+        replies: &OutstandingReplies,
+    ) -> Option<Stop> {
+        let is_own = matches!(
+            replies.head(),
+            Some(Expected::Query(Disposition::Discard) | Expected::Inspection)
+        );
+        match message {
+            tag::ERROR if replies.head() == Some(&Expected::Aside) => {
+                self.outcome.add(Outcome::OWN_QUERY_FAILED);
+                Some(Stop::OwnFailed)
+            }
+            tag::ERROR if self.hold == Hold::UntilResult && !is_own => {
+                let error = ErrorView::read(body?).ok()?;
+                Some(Stop::HeldError(error.sqlstate, kind_of(&error)))
+            }
+            tag::READY_FOR_QUERY if !is_own && self.must_report() => {
+                self.compare = Compare::No;
+                Some(Stop::Reported)
+            }
+            _ => None,
+        }
+    }
+
     /// Gives the replies of pgweir's own whose turn it is.
     fn answer_own(&mut self, replies: &mut OutstandingReplies, spans: &mut Vec<Span>) {
         while let Some(own) = replies.pop_own() {
@@ -213,13 +231,9 @@ impl ReplyScanner {
         }
     }
 
-    /// Whether the client, which gets the next `ReadyForQuery`, may have to be told something before.
-    fn must_report(&self, replies: &OutstandingReplies) -> bool {
-        let for_client = !matches!(
-            replies.head(),
-            Some(Expected::Query(Disposition::Discard) | Expected::Inspection)
-        );
-        for_client && (self.compare == Compare::Yes || !self.reports.is_empty())
+    /// Whether a client that gets `ReadyForQuery` next may have to be told something before.
+    fn must_report(&self) -> bool {
+        self.compare == Compare::Yes || !self.reports.is_empty()
     }
 
     /// Takes one row of pgweir's own query; `false` while it is not whole.
@@ -331,6 +345,7 @@ impl ReplyScanner {
             _ => {
                 self.outcome.add(Outcome::ERROR);
                 let (unparsed, outcome) = (&mut self.unparsed, &mut self.outcome);
+                let unclosed = &mut self.unclosed;
                 replies.fail(|lost| match lost {
                     Expected::Parsed(_, Some(id)) => unparsed.push(*id),
                     Expected::Parsed(_, None) => outcome.add(Outcome::UNNAMED_LOST),
@@ -345,6 +360,7 @@ impl ReplyScanner {
                     | Expected::Aside
                     | Expected::Synthesize(_)
                     | Expected::AlreadyParsed(_) => {}
+                    Expected::AlreadyClosed(name) => unclosed.push(name.clone()),
                 });
                 Disposition::Forward
             }

@@ -189,20 +189,16 @@ pub(super) fn session_function(name: &str) -> Option<FunctionVerdict> {
     let refused = |reason, pin| Some(FunctionVerdict::refused(reason, pin));
     match name {
         "set_config" => refused(Reason::NodeLocalFunction, Some(PinReason::Setting)),
-        // A setting of the session like any other: it goes with it to every node.
-        "current_setting" => refused(Reason::NodeLocalFunction, None),
+        // A setting of the session like any other goes with it to every node; a snapshot ends with its
+        // transaction.
+        "current_setting" | "pg_export_snapshot" => refused(Reason::NodeLocalFunction, None),
         "setseed" | "pg_replication_origin_session_setup" => {
             refused(Reason::NodeLocalFunction, Some(PinReason::Seed))
         }
-        // It ends with its transaction.
-        "pg_export_snapshot" => refused(Reason::NodeLocalFunction, None),
-        "nextval" | "setval" | "currval" | "lastval" => {
-            refused(Reason::Sequence, Some(PinReason::Sequence))
-        }
-        "pg_sequence_last_value" => refused(Reason::Sequence, None),
-        "pg_notify" => refused(Reason::VolatileFunction, None),
+        "currval" | "lastval" => refused(Reason::Sequence, Some(PinReason::Sequence)),
+        "nextval" | "setval" | "pg_sequence_last_value" => refused(Reason::Sequence, None),
         // Descriptors of large objects are closed at the end of the transaction.
-        "loread" | "lowrite" => refused(Reason::VolatileFunction, None),
+        "pg_notify" | "loread" | "lowrite" => refused(Reason::VolatileFunction, None),
         _ if name.starts_with("lo_") => refused(Reason::VolatileFunction, None),
         _ if name.contains("advisory_xact_lock") => refused(Reason::AdvisoryLock, None),
         _ if name.starts_with("pg_") && name.contains("advisory_") => {

@@ -151,9 +151,9 @@ fn session_statement(
     let state = || StatementFacts::plain(Reason::SessionState);
     match word {
         "listen" => state().pinned(PinReason::Listen),
-        "unlisten" | "notify" | "fetch" | "move" | "close" => state(),
+        "unlisten" | "notify" | "fetch" | "move" | "close" | "deallocate" => state(),
         "declare" => declare(sql, rest),
-        "prepare" | "deallocate" => state().pinned(PinReason::SqlPrepare),
+        "prepare" => state().pinned(PinReason::SqlPrepare),
         "load" => state().pinned(PinReason::Load),
         "execute" => StatementFacts::plain(Reason::Code).pinned(PinReason::SqlPrepare),
         "do" | "call" => StatementFacts::plain(Reason::Code)

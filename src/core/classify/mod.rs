@@ -27,6 +27,7 @@
 
 mod analysis;
 mod bridge;
+mod deallocate;
 mod dispatch;
 mod hint;
 mod judge;
@@ -39,6 +40,7 @@ mod session;
 mod transaction;
 
 pub use analysis::{Analysis, analyse};
+pub use deallocate::deallocated_name;
 pub use judge::judge;
 pub use normalise::{Normalised, normalise};
 

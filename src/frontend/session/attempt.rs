@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::link::{Link, LinkError, Pause, Progress};
-use super::plan::Plan;
+use super::plan::{Needs, Plan};
 use super::refusal::checkout_refusal;
 use super::serve::Extent;
+use super::settle::Batch;
 use super::{Recent, Session, SessionEnd, now};
 use crate::backend::cancel::CancelTarget;
 use crate::backend::pool::{CheckoutError, Lease, Preference};
@@ -24,6 +25,7 @@ use crate::limits::READ_ATTEMPTS;
 use crate::metrics::RetryCause;
 use crate::protocol::backend::{SqlState, TransactionStatus};
 use crate::protocol::replies::{ErrorKind, Hold, Outcome};
+use crate::protocol::segment::SegmentEnd;
 
 /// What has been tried for one segment.
 #[derive(Debug)]
@@ -57,6 +59,10 @@ impl Session {
             .unwrap_or_default();
         let put_off = self.block.as_ref().and_then(|block| block.put_off.as_ref());
         let target = match plan.target(mode, put_off.map(|begin| begin.modes)) {
+            // What it has begun cannot be moved to another node any more.
+            Target::Read if extent.end == SegmentEnd::Flush && !closes_early(plan, extent) => {
+                Target::Primary(RouteReason::NotUnderstood)
+            }
             Target::Read if self.state.has_nonstandard_strings() || self.begins_blindly(plan) => {
                 Target::Primary(RouteReason::NotUnderstood)
             }
@@ -119,6 +125,9 @@ impl Session {
         };
         if self.prepare(&mut link, plan).await.is_err() {
             return self.after_refusal(&link, attempts);
+        }
+        if closes_early(plan, *extent) {
+            link.batch = Batch::ClosedEarly;
         }
         let may_repeat = attempts.request.target == Target::Read;
         let hold = if may_repeat && route.role == NodeRole::Replica {
@@ -456,6 +465,12 @@ impl Session {
         });
         target
     }
+}
+
+/// Whether a batch that the client goes on with may be ended: it has only prepared and described, so
+/// its transaction holds nothing.
+fn closes_early(plan: &Plan, extent: Extent) -> bool {
+    extent.end == SegmentEnd::Flush && plan.executed.is_empty() && plan.needs == Needs::Node
 }
 
 /// Why an attempt failed.

@@ -54,6 +54,9 @@ impl Session {
     /// Pins generously: a statement that failed may have left something behind too.
     pub(super) fn note_pins(&mut self, plan: &Plan, link: &Link) {
         for statement in plan.executed.iter().flat_map(|text| text.statements.iter()) {
+            if self.learned.asks_sequences() && may_draw(statement.reason) {
+                self.pin_for_good(PinReason::Sequence);
+            }
             match &statement.session {
                 SessionEffect::Pins(reason) => self.suspect(*reason, &SettingNames::default()),
                 SessionEffect::MayConfigure(reason, names) => self.suspect(*reason, names),
@@ -80,15 +83,19 @@ impl Session {
 
     /// Pins the session until the node says that nothing was left behind.
     pub(super) fn suspect(&mut self, reason: PinReason, names: &SettingNames) {
+        if reason == PinReason::Sequence {
+            self.learned.note_sequences_asked();
+        }
         match reason {
-            PinReason::Load | PinReason::Seed => return self.pin_for_good(reason),
+            PinReason::Load | PinReason::Seed | PinReason::Sequence => {
+                return self.pin_for_good(reason);
+            }
             PinReason::TemporaryObject
             | PinReason::Listen
             | PinReason::AdvisoryLock
             | PinReason::HeldCursor
             | PinReason::SqlPrepare
             | PinReason::Setting
-            | PinReason::Sequence
             | PinReason::ServerResource
             | PinReason::UnknownCode
             | PinReason::NotUnderstood => {}
@@ -107,18 +114,17 @@ impl Session {
     }
 
     fn pin(&mut self, reason: PinReason, release: Release) {
-        match &mut self.pin {
-            Some(pin) => pin.release = pin.release.max(release),
-            None => {
-                self.cluster.metrics.count_pin(reason);
-                tracing::debug!(
-                    user = self.user.name,
-                    reason = reason.as_str(),
-                    "session pinned"
-                );
-                self.pin = Some(Pin { reason, release });
-            }
+        if let Some(pin) = &mut self.pin {
+            pin.release = pin.release.max(release);
+            return;
         }
+        self.cluster.metrics.count_pin(reason);
+        tracing::debug!(
+            user = self.user.name,
+            reason = reason.as_str(),
+            "session pinned"
+        );
+        self.pin = Some(Pin { reason, release });
     }
 
     /// Whether the node is to be asked what was left behind, now that no transaction is open.
@@ -225,6 +231,20 @@ fn text(reader: &mut Reader<'_>) -> Result<Option<String>, Malformed> {
     Ok(Some(
         String::from_utf8_lossy(reader.bytes(length)?).into_owned(),
     ))
+}
+
+/// Whether the statement may draw a number from a sequence.
+fn may_draw(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::Write | Reason::ModifyingCte | Reason::Sequence | Reason::CopyWrite | Reason::Code
+    )
+}
+
+/// Whether the segment asks what a sequence gave on its connection.
+pub(super) fn asks_sequence(plan: &Plan) -> bool {
+    let mut statements = plan.executed.iter().flat_map(|text| text.statements.iter());
+    statements.any(|one| one.session == SessionEffect::Pins(PinReason::Sequence))
 }
 
 /// Whether what pinned the session may be gone after such a statement.

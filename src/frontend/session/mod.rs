@@ -123,6 +123,8 @@ pub struct SessionParts {
 /// One client's session.
 #[derive(Debug)]
 pub struct Session {
+    /// Tells whether another session has used a connection since.
+    id: u64,
     client: Socket,
     inbound: Buffer,
     /// How much of `inbound` is known to be whole messages.
@@ -225,6 +227,7 @@ impl Session {
             startup: parts.startup,
         };
         Self {
+            id: rand::random(),
             client: parts.client,
             inbound: Buffer::default(),
             walked: 0,

@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use super::inspect::asks_sequence;
 use super::link::{Link, Pause};
 use super::plan::{Needs, Plan};
 use super::{Session, now};
@@ -29,9 +30,15 @@ impl Session {
         let joined = plan.needs != Needs::Primary
             && plan.executed.iter().all(|text| may_share_transaction(text));
         if !joined {
+            link.lease.last_session = self.id;
             self.adjust(link).await?;
             return self.begin_now(link).await;
         }
+        if link.lease.last_session != self.id && asks_sequence(plan) {
+            // Another session's numbers must not be taken for this one's: it gets an error.
+            link.prologue.push("DISCARD SEQUENCES".to_owned());
+        }
+        link.lease.last_session = self.id;
         if !Arc::ptr_eq(&link.lease.settings, &self.state.settings) {
             let changes = AppliedSettings::plan(&link.lease.settings, &self.state.settings);
             if changes.is_empty() {

@@ -7,7 +7,8 @@ use super::plan::{Needs, Plan};
 use super::serve::Extent;
 use super::settle::OpenBlock;
 use super::{Session, SessionEnd, own};
-use crate::core::statement::{Chain, SessionEffect, TransactionControl, TransactionModes};
+use crate::core::classify::deallocated_name;
+use crate::core::statement::{Chain, Hint, SessionEffect, TransactionControl, TransactionModes};
 use crate::frontend::error::ProxyError;
 use crate::protocol::backend::{TransactionStatus, tag as reply};
 use crate::protocol::frame::{FrameHeader, HEADER_BYTES};
@@ -38,25 +39,34 @@ pub(super) enum Fate {
 enum Control {
     Begin(Box<str>, TransactionModes),
     End,
+    /// Of a statement that was prepared by a Parse message.
+    Deallocate(String),
 }
 
 impl Session {
-    /// Answers the segment if it begins a block, or ends or misuses one that no node has seen;
-    /// `false` when a node is needed.
+    /// Answers the segment if it begins a block, ends or misuses one that no node has seen, or is about
+    /// a name that only pgweir knows; `false` when a node is needed.
     pub(super) async fn control_block(
         &mut self,
         plan: &Plan,
         extent: Extent,
     ) -> Result<bool, SessionEnd> {
-        if self.link.is_some() {
+        if self.link.as_deref().is_some_and(|link| !link.is_quiet()) {
             return Ok(false);
         }
         let block = self.block.as_deref();
         let put_off = block.and_then(|block| block.put_off.as_ref());
         let fate = put_off.map(|begin| begin.fate);
         let text = self.only_text(extent).filter(|_| plan.needs == Needs::Node);
-        let words = match (text.and_then(|sql| control(plan, sql)), fate) {
-            (Some(Control::Begin(sql, modes)), None) => {
+        let linked = self.link.is_some();
+        let words = match (text.and_then(|sql| self.control(plan, sql)), fate) {
+            (Some(Control::Deallocate(name)), None | Some(Fate::Fine)) => {
+                self.state.close(name.as_bytes());
+                self.state.closed.clear();
+                "DEALLOCATE"
+            }
+            _ if linked => return Ok(false),
+            (Some(Control::Begin(sql, modes)), None) if !self.state.has_block_timeout() => {
                 let words = if sql
                     .as_bytes()
                     .first()
@@ -86,7 +96,8 @@ impl Session {
                     .await?;
                 return Ok(true);
             }
-            (Some(Control::Begin(..)), Some(Fate::Fine)) | (Some(Control::End) | None, _) => {
+            (Some(Control::Begin(..)), None | Some(Fate::Fine))
+            | (Some(Control::End) | None, _) => {
                 return Ok(false);
             }
         };
@@ -96,6 +107,15 @@ impl Session {
         self.inbound.consume(extent.length);
         self.write_client(&answer).await?;
         Ok(true)
+    }
+
+    fn control(&self, plan: &Plan, sql: &[u8]) -> Option<Control> {
+        if let Some(control) = control(plan, sql) {
+            return Some(control);
+        }
+        let name = deallocated_name(sql)?;
+        let known = self.state.statements.find(name.as_bytes()).is_some();
+        (known && self.status() != TransactionStatus::Failed).then_some(Control::Deallocate(name))
     }
 
     /// What the segment leaves as the unnamed statement.
@@ -136,7 +156,7 @@ impl Session {
                 tag::EXECUTE | tag::QUERY => {
                     write_message(&mut out, reply::COMMAND_COMPLETE, |body| {
                         write_string(body, words.as_bytes());
-                    })
+                    });
                 }
                 _ => {}
             }
@@ -174,7 +194,7 @@ fn control(plan: &Plan, sql: &[u8]) -> Option<Control> {
     let [statement] = &*text.statements else {
         return None;
     };
-    if statement.session != SessionEffect::None || text.hint != Default::default() {
+    if statement.session != SessionEffect::None || text.hint != Hint::default() {
         return None;
     }
     match statement.transaction {

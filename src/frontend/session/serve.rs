@@ -19,8 +19,8 @@ use crate::frontend::buffers::BufferSize;
 use crate::frontend::error::{ProxyError, Severity};
 use crate::protocol::backend::TransactionStatus;
 use crate::protocol::frame::HEADER_BYTES;
-use crate::protocol::frontend::tag;
-use crate::protocol::outstanding::{OutstandingReplies, Own};
+use crate::protocol::frontend::{SYNC, tag};
+use crate::protocol::outstanding::{Disposition, Expected, OutstandingReplies, Own};
 use crate::protocol::replies::Hold;
 use crate::protocol::segment::SegmentEnd;
 
@@ -301,11 +301,17 @@ impl Session {
         self.state.closed.clear();
         link.write_prologue();
         self.translate(link, plan, extent.length)?;
-        if extent.end == SegmentEnd::Flush {
-            // A batch that ends without Flush (a Query follows) still has to be answered.
-            link.to_server
-                .writer()
-                .extend_from_slice(&[tag::FLUSH, 0, 0, 0, 4]);
+        match (extent.end, link.batch) {
+            (SegmentEnd::Flush, Batch::ClosedEarly) => {
+                link.to_server.writer().extend_from_slice(&SYNC);
+                link.replies.push(Expected::Query(Disposition::Discard));
+            }
+            (SegmentEnd::Flush, Batch::Open | Batch::Closed) => {
+                // A batch that ends without Flush (a Query follows) still has to be answered.
+                let flush = [tag::FLUSH, 0, 0, 0, 4];
+                link.to_server.writer().extend_from_slice(&flush);
+            }
+            _ => {}
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use super::plan::Plan;
 use super::put_off::PutOff;
 use super::serve::Extent;
 use super::state::LastRoute;
-use super::{Session, SessionEnd, now};
+use super::{Session, SessionEnd, Skipping, now};
 use crate::core::catalog::Catalog;
 use crate::core::residue::SettingNames;
 use crate::core::snapshot::NodeRole;
@@ -18,9 +18,12 @@ use crate::core::statement::{
 };
 use crate::frontend::buffers::BufferSize;
 use crate::frontend::error::ProxyError;
-use crate::protocol::backend::TransactionStatus;
+use crate::protocol::backend::{SqlState, TransactionStatus};
 use crate::protocol::replies::Outcome;
 use crate::protocol::segment::SegmentEnd;
+
+/// `ERRCODE_FEATURE_NOT_SUPPORTED` (`src/backend/utils/errcodes.txt`).
+const FEATURE_NOT_SUPPORTED: SqlState = SqlState(*b"0A000");
 
 /// Whether the node waits for the Sync of what it has answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +32,9 @@ pub(super) enum Batch {
     Closed,
     /// It does: messages were sent on with a Flush, or their Sync was ignored.
     Open,
+    /// It does not, although the client has sent no Sync yet: nothing but Parse and Describe was sent,
+    /// and pgweir has ended the batch itself.
+    ClosedEarly,
 }
 
 /// What has happened in the transaction block that is open.
@@ -98,7 +104,8 @@ impl Session {
     ) -> Result<(), SessionEnd> {
         let at = now();
         self.note_prepared(&mut link);
-        self.state.closed.clear();
+        let unclosed = std::mem::take(&mut link.scanner.unclosed);
+        self.state.keep_unclosed(&unclosed);
         if !Arc::ptr_eq(&self.told, &link.told) {
             self.told = Arc::clone(&link.told);
         }
@@ -122,15 +129,25 @@ impl Session {
         {
             self.invalidate_catalog();
         }
+        if link.scanner.last_error == Some(FEATURE_NOT_SUPPORTED) {
+            // Perhaps "cached plan must not change result type", after DDL that nobody sent this way.
+            self.cluster.shared.statements.begin_generation();
+        }
         if link.scanner.outcome.has(Outcome::FATAL) {
             self.registration.set_target(None);
             return Err(SessionEnd::Told);
         }
         let ignored = link.scanner.outcome.has(Outcome::SYNC_IGNORED);
-        link.batch = if extent.end == SegmentEnd::Flush || ignored {
-            Batch::Open
-        } else {
-            Batch::Closed
+        link.batch = match (extent.end, link.batch) {
+            _ if ignored => Batch::Open,
+            (SegmentEnd::Flush, Batch::ClosedEarly) => {
+                if link.scanner.outcome.has(Outcome::ERROR) {
+                    self.skipping = Skipping::UntilSync;
+                }
+                Batch::Closed
+            }
+            (SegmentEnd::Flush, Batch::Open | Batch::Closed) => Batch::Open,
+            _ => Batch::Closed,
         };
         if is_open || link.batch == Batch::Open {
             if link.route.role != NodeRole::Replica {
@@ -206,6 +223,7 @@ impl Session {
     }
 
     fn invalidate_catalog(&self) {
+        self.cluster.shared.statements.begin_generation();
         if let Some(catalog) = &self.catalog {
             catalog.invalidate();
         }

@@ -123,6 +123,15 @@ impl SessionState {
         }
     }
 
+    /// The node skipped the Close of these: they are as before.
+    pub(super) fn keep_unclosed(&mut self, unclosed: &[Box<[u8]>]) {
+        for (name, statement) in self.closed.drain(..) {
+            if unclosed.contains(&name) {
+                self.statements.insert(&name, statement);
+            }
+        }
+    }
+
     /// Another portal takes the name.
     pub(super) fn forget_proxy_portal(&mut self, name: &[u8]) {
         // Every Bind comes here, and hardly any session has such a portal.
@@ -154,6 +163,13 @@ impl SessionState {
             Some(value) => !matches!(value.to_ascii_lowercase().as_str(), "on" | "'on'"),
             None => self.old_strings == OldStrings::ByDefault,
         }
+    }
+
+    /// Whether the session has a timeout that begins with BEGIN, which a node must therefore see.
+    pub(super) fn has_block_timeout(&self) -> bool {
+        let timeouts = ["idle_in_transaction_session_timeout", "transaction_timeout"];
+        let settings = &self.settings.0;
+        timeouts.iter().any(|name| settings.contains_key(*name))
     }
 
     /// Carries out a SET, SET LOCAL or RESET of one of pgweir's settings.

@@ -268,11 +268,12 @@ impl Translation<'_> {
             Named::Statement(name) => {
                 if name.is_empty() {
                     self.state.unnamed = None;
+                    to.answer(own::CLOSE_COMPLETE.into());
                 } else {
                     self.state.close(name);
                     self.pending.retain(|pending| &*pending.name != name);
+                    to.replies.push(Expected::AlreadyClosed(name.into()));
                 }
-                to.answer(own::CLOSE_COMPLETE.into());
             }
         }
     }

@@ -181,7 +181,7 @@ fn without_a_catalog_only_what_names_nothing_is_a_read() {
         ("select * from users", "W catalog_unknown"),
         ("select lower('x')", "W catalog_unknown"),
         ("select 1 + 1", "W catalog_unknown"),
-        ("select nextval('s')", "W sequence pins:sequence"),
+        ("select nextval('s')", "W sequence"),
         ("select own(1)", "W catalog_unknown pins:unknown_code"),
         ("insert into users(id) values (1)", "W write"),
         ("commit", "W transaction_control commit"),

@@ -285,11 +285,9 @@ impl ReplyScanner {
                 self.has_result = ResultSeen::Yes;
                 Ok(popped(replies))
             }
-            (_, Some(Expected::Query(Disposition::Discard) | Expected::Inspection)) => {
-                Ok(Disposition::Discard)
-            }
             (tag::COMMAND_COMPLETE, Some(Expected::Aside)) => Ok(popped(replies)),
-            (tag::PARSE_COMPLETE | tag::BIND_COMPLETE, Some(Expected::Aside)) => {
+            (_, Some(Expected::Query(Disposition::Discard) | Expected::Inspection))
+            | (tag::PARSE_COMPLETE | tag::BIND_COMPLETE, Some(Expected::Aside)) => {
                 Ok(Disposition::Discard)
             }
             (tag::PARSE_COMPLETE, Some(Expected::Parsed(_, id))) => {

@@ -104,14 +104,7 @@ impl Session {
     ) -> Result<(), SessionEnd> {
         let at = now();
         self.note_prepared(&mut link);
-        let unclosed = std::mem::take(&mut link.scanner.unclosed);
-        self.state.keep_unclosed(&unclosed);
-        if !Arc::ptr_eq(&self.told, &link.told) {
-            self.told = Arc::clone(&link.told);
-        }
-        if link.scanner.outcome.has(Outcome::UNNAMED_LOST) {
-            self.state.unnamed = None;
-        }
+        self.note_told(&mut link);
         self.note_route(&link, at.saturating_duration_since(extent.arrived));
         let was_open = self.block.is_some();
         let is_open = link.scanner.status != TransactionStatus::Idle;
@@ -137,18 +130,7 @@ impl Session {
             self.registration.set_target(None);
             return Err(SessionEnd::Told);
         }
-        let ignored = link.scanner.outcome.has(Outcome::SYNC_IGNORED);
-        link.batch = match (extent.end, link.batch) {
-            _ if ignored => Batch::Open,
-            (SegmentEnd::Flush, Batch::ClosedEarly) => {
-                if link.scanner.outcome.has(Outcome::ERROR) {
-                    self.skipping = Skipping::UntilSync;
-                }
-                Batch::Closed
-            }
-            (SegmentEnd::Flush, Batch::Open | Batch::Closed) => Batch::Open,
-            _ => Batch::Closed,
-        };
+        link.batch = self.batch_behind(&link, extent);
         if is_open || link.batch == Batch::Open {
             if link.route.role != NodeRole::Replica {
                 block.begun_under = None;
@@ -174,6 +156,34 @@ impl Session {
         }
         self.keep_or_return(link, at);
         Ok(())
+    }
+
+    /// What the client knows now of parameters and of what it has closed.
+    fn note_told(&mut self, link: &mut Link) {
+        let unclosed = std::mem::take(&mut link.scanner.unclosed);
+        self.state.keep_unclosed(&unclosed);
+        if !Arc::ptr_eq(&self.told, &link.told) {
+            self.told = Arc::clone(&link.told);
+        }
+        if link.scanner.outcome.has(Outcome::UNNAMED_LOST) {
+            self.state.unnamed = None;
+        }
+    }
+
+    /// Whether the node waits for a Sync behind the segment.
+    fn batch_behind(&mut self, link: &Link, extent: Extent) -> Batch {
+        let outcome = link.scanner.outcome;
+        match (extent.end, link.batch) {
+            _ if outcome.has(Outcome::SYNC_IGNORED) => Batch::Open,
+            (SegmentEnd::Flush, Batch::ClosedEarly) => {
+                if outcome.has(Outcome::ERROR) {
+                    self.skipping = Skipping::UntilSync;
+                }
+                Batch::Closed
+            }
+            (SegmentEnd::Flush, Batch::Open | Batch::Closed) => Batch::Open,
+            _ => Batch::Closed,
+        }
     }
 
     /// Statements that the node has confirmed, and those it has not.

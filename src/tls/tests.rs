@@ -1,7 +1,10 @@
 //! Both sides of TLS against each other, over real sockets.
 
+use std::pin::Pin;
+use std::task::Poll;
+
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use super::certificate::{Certificate, end_point};
@@ -153,6 +156,33 @@ async fn what_is_decrypted_counts_as_readable() {
     drop(server);
     client.readable().await.unwrap_err();
     assert!(!client.is_silent());
+}
+
+#[tokio::test]
+async fn what_a_write_has_left_is_sent_while_an_answer_is_awaited() {
+    let server = signed("x", &[]);
+    let (mut client, mut server) = pair(&server, "x", Verification::None).await.unwrap();
+    // Until neither the socket nor TLS takes more.
+    let block = vec![7; 10_000];
+    let mut taken = 0;
+    let mut fill = |context: &mut std::task::Context<'_>| {
+        while let Poll::Ready(count) = Pin::new(&mut server).poll_write(context, &block) {
+            taken += count.unwrap();
+        }
+        Poll::Ready(())
+    };
+    std::future::poll_fn(&mut fill).await;
+    assert!(taken > 100_000, "{taken}");
+    let mut received = vec![0; taken];
+    let both = async {
+        tokio::select! {
+            read = client.read_exact(&mut received) => read.map(drop),
+            readable = server.readable() => readable,
+        }
+    };
+    let done = timeout(std::time::Duration::from_secs(10), both).await;
+    done.expect("everything arrives").unwrap();
+    assert_eq!(received, vec![7; taken]);
 }
 
 #[test]

@@ -3,8 +3,9 @@
 //! Invariants:
 //! * The plain way costs one match more than the bare socket: nothing is boxed, nothing copied.
 //! * Data that TLS has decrypted already counts as readable, though the kernel's socket is empty.
-//! * What TLS has taken over by [`AsyncWrite::poll_write`] is sent for certain only by
-//!   [`AsyncWrite::poll_flush`]; for a plain socket that does nothing.
+//! * What TLS has taken over by [`AsyncWrite::poll_write`] and the socket has not is sent by
+//!   [`AsyncWrite::poll_flush`], and whenever somebody reads or waits to read; for a plain socket
+//!   there is no such thing.
 //!
 //! Must not know what is said on the socket.
 
@@ -89,6 +90,7 @@ impl Socket {
             Self::Plain(plain) => plain.readable().await,
             Self::Tls(tls) => {
                 std::future::poll_fn(|context| {
+                    flush_while_waiting(tls, context);
                     let filled = Pin::new(&mut **tls).poll_fill_buf(context);
                     filled.map_ok(|_| ())
                 })
@@ -189,6 +191,15 @@ impl Socket {
                 Ok((Self::Tls(tls), read))
             }
         }
+    }
+}
+
+/// Sends what a write has left with TLS, as far as the socket takes it. Whoever waits for an answer
+/// may be waited for.
+fn flush_while_waiting(tls: &mut TlsStream<PlainSocket>, context: &mut Context<'_>) {
+    if tls.get_ref().1.wants_write() {
+        // A failure comes again at the next write; what there is to read comes first.
+        let _ = Pin::new(tls).poll_flush(context);
     }
 }
 
@@ -392,7 +403,10 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(plain) => Pin::new(plain).poll_read(context, buffer),
-            Self::Tls(tls) => Pin::new(&mut **tls).poll_read(context, buffer),
+            Self::Tls(tls) => {
+                flush_while_waiting(tls, context);
+                Pin::new(&mut **tls).poll_read(context, buffer)
+            }
         }
     }
 }

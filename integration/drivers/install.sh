@@ -11,9 +11,12 @@ mkdir -p "$target"
 packages=(
     python3-venv
     default-jdk-headless libpostgresql-jdbc-java
+    golang-go golang-github-lib-pq-dev
+    ruby ruby-pg ruby-activerecord
+    php-cli php-pgsql
     libdbd-pg-perl
 )
-python=(psycopg)
+python=(psycopg sqlalchemy django)
 
 # Any Node.js will do, with its own npm or that of the system.
 command -v node >/dev/null || packages+=(nodejs)
@@ -61,7 +64,23 @@ compile_java() {
     javac -cp /usr/share/java/postgresql.jar -d "$target/jdbc" jdbc/Main.java
 }
 
+# From the packages of the system only, without modules.
+compile_go() {
+    local folder
+    for folder in golang_pq; do
+        if [ "$target/$folder" -nt "$folder/main.go" ]; then continue; fi
+        GO111MODULE=off GOPATH=/usr/share/gocode GOCACHE="$target/gocache" \
+            go build -o "$target/$folder" "./$folder"
+    done
+}
+
+compile_rust() {
+    cargo build -q --locked --manifest-path rust/Cargo.toml --target-dir "$target/rust"
+}
+
 install_packages
 install_python
 install_node
 compile_java
+compile_go
+compile_rust

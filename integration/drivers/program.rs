@@ -100,6 +100,12 @@ impl Program {
         program
     }
 
+    /// What `install.sh` has compiled.
+    pub(crate) fn compiled(folder: &'static str, file: &str) -> Self {
+        let file = installed(file);
+        Self::new(folder, vec![file.clone()], vec![file])
+    }
+
     fn new(folder: &'static str, command: Vec<PathBuf>, needs: Vec<PathBuf>) -> Self {
         Self {
             folder,

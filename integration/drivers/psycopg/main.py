@@ -169,7 +169,7 @@ def notify(conn):
         conn.execute("NOTIFY psycopg_channel, 'third'")
         conn.execute("NOTIFY psycopg_channel, 'third'")
     got = []
-    for message in other.notifies():
+    for message in other.notifies(timeout=20):
         got.append((message.channel, message.payload, message.pid > 0))
         if message.payload == "third":
             break

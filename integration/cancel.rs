@@ -85,6 +85,29 @@ async fn a_cancel_is_answered_at_once_while_all_connections_are_busy() {
 }
 
 #[tokio::test]
+async fn a_client_that_waits_for_a_connection_can_cancel() {
+    let (proxy, _turn) = proxy().await;
+    let mut busy: Vec<Wire> = (0..POOL).map(|_| Wire::connect(proxy.port())).collect();
+    for client in &mut busy {
+        client.send(&wire::query(LONG));
+    }
+    until_running(POOL).await;
+    let mut times = Vec::new();
+    for _ in 0..5 {
+        let mut waiting = Wire::connect(proxy.port());
+        waiting.send(&wire::query(LONG));
+        // Nothing outside tells that the proxy has read it.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        times.push(time_to_cancel(proxy.port(), &mut waiting));
+    }
+    times.sort();
+    assert!(times[times.len() / 2] < AT_ONCE, "{times:?}");
+    for client in &mut busy {
+        time_to_cancel(proxy.port(), client);
+    }
+}
+
+#[tokio::test]
 async fn a_wrong_key_cancels_nothing() {
     let (proxy, _turn) = proxy().await;
     let mut client = Wire::connect(proxy.port());
@@ -95,6 +118,13 @@ async fn a_wrong_key_cancels_nothing() {
     secret[0] ^= 1;
     wire::cancel(proxy.port(), &(process_id, secret));
     assert!(!is_canceled(&client.until_ready()));
+}
+
+/// How many cancels were asked for, and how many came in time.
+#[derive(Debug, Default)]
+struct Tally {
+    asked: AtomicUsize,
+    hit: AtomicUsize,
 }
 
 /// A statement that takes some milliseconds, on one of the replicas or on the primary.
@@ -108,6 +138,31 @@ fn short_statement() -> String {
     }
 }
 
+/// Runs statements and cancels each at some moment around its end. A cancel that came too late must
+/// not hit the statement behind it.
+fn cancel_often(port: u16, cancels: usize, tally: &Tally) {
+    let mut client = Wire::connect(port);
+    let key = client.cancel_key();
+    for _ in 0..cancels {
+        let delay = Duration::from_micros(rand::rng().random_range(0..7_000));
+        client.send(&wire::query(&short_statement()));
+        let answer = thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(delay);
+                wire::cancel(port, &key);
+            });
+            client.until_ready()
+        });
+        tally.asked.fetch_add(1, Ordering::Relaxed);
+        tally
+            .hit
+            .fetch_add(usize::from(is_canceled(&answer)), Ordering::Relaxed);
+        // Ends the block of a statement that was cancelled within one.
+        let answer = client.query("ROLLBACK; SELECT 1");
+        assert!(!is_canceled(&answer), "hit the next statement: {answer:?}");
+    }
+}
+
 /// Runs statements until told to stop, and returns how many of them were cancelled.
 fn watch_for_cancels(mut client: Wire, stop: &AtomicUsize) -> usize {
     let mut canceled = 0;
@@ -118,6 +173,42 @@ fn watch_for_cancels(mut client: Wire, stop: &AtomicUsize) -> usize {
         }
     }
     canceled
+}
+
+#[tokio::test]
+async fn a_thousand_cancels_hit_nobody_else() {
+    const CANCELLING: usize = 10;
+    const WATCHING: usize = 10;
+    let (proxy, _turn) = proxy().await;
+    let port = proxy.port();
+    let (tally, stop) = (Tally::default(), AtomicUsize::new(0));
+    let foreign: usize = thread::scope(|scope| {
+        let watchers: Vec<_> = (0..WATCHING)
+            .map(|_| scope.spawn(|| watch_for_cancels(Wire::connect(port), &stop)))
+            .collect();
+        let cancelling: Vec<_> = (0..CANCELLING)
+            .map(|_| scope.spawn(|| cancel_often(port, 1000 / CANCELLING, &tally)))
+            .collect();
+        let ended: Vec<_> = cancelling
+            .into_iter()
+            .map(thread::ScopedJoinHandle::join)
+            .collect();
+        stop.store(1, Ordering::Relaxed);
+        let foreign = watchers
+            .into_iter()
+            .map(|client| client.join().unwrap())
+            .sum();
+        assert!(ended.iter().all(Result::is_ok));
+        foreign
+    });
+    println!("{tally:?}");
+    assert_eq!(foreign, 0, "statements of others were cancelled");
+    assert_eq!(tally.asked.into_inner(), 1000);
+    let hit = tally.hit.into_inner();
+    assert!(
+        (50..950).contains(&hit),
+        "{hit} were hit: no race was tried"
+    );
 }
 
 #[tokio::test]

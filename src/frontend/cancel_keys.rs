@@ -10,6 +10,8 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
+
 use super::auth::same_bytes;
 use crate::backend::cancel::CancelTarget;
 
@@ -45,13 +47,34 @@ struct Table {
 
 struct Slot {
     key: Box<[u8]>,
-    target: Mutex<Option<Arc<CancelTarget>>>,
+    running: Mutex<Running>,
+}
+
+/// What a session is doing, as far as a cancel request may concern it.
+#[derive(Debug, Default)]
+struct Running {
+    target: Option<Arc<CancelTarget>>,
+    asked: Asked,
+    /// Told when a request comes while the session waits for a connection.
+    waiting: Option<Arc<Notify>>,
+}
+
+/// Whether a cancel request has been passed on to the connection that a session is leaving. The
+/// signal may come late: such a connection must not go to another session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[must_use = "a connection that was asked to cancel must not be used by another session"]
+pub enum Asked {
+    /// None has.
+    #[default]
+    No,
+    /// At least one has.
+    Yes,
 }
 
 impl std::fmt::Debug for Slot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Slot")
-            .field("target", &self.target)
+            .field("running", &self.running)
             .finish_non_exhaustive()
     }
 }
@@ -81,7 +104,7 @@ impl CancelKeys {
                 KeyLength::Short => rand::random::<[u8; 4]>().into(),
                 KeyLength::Long => rand::random::<[u8; 32]>().into(),
             },
-            target: Mutex::new(None),
+            running: Mutex::default(),
         });
         let process_id = lock(&self.table).insert(&slot)?;
         Some(Registration {
@@ -92,13 +115,20 @@ impl CancelKeys {
     }
 
     /// What the session with this process id and key runs at the moment; `None` when there is no
-    /// such session, the key is wrong, or it runs nothing.
+    /// such session, the key is wrong, or it runs nothing. A session that waits for a connection is
+    /// told to stop waiting.
     pub fn lookup(&self, process_id: i32, key: &[u8]) -> Option<Arc<CancelTarget>> {
         let slot = lock(&self.table).slots.get(&process_id).map(Arc::clone)?;
         if !same_bytes(key, &slot.key) {
             return None;
         }
-        lock(&slot.target).clone()
+        let mut running = lock(&slot.running);
+        match (&running.target, &running.waiting) {
+            (Some(_), _) => running.asked = Asked::Yes,
+            (None, Some(waiting)) => waiting.notify_one(),
+            (None, None) => {}
+        }
+        running.target.clone()
     }
 
     /// How many sessions have a key.
@@ -151,8 +181,46 @@ impl Registration {
 
     /// Says on which server connection the session runs now, or that it runs nowhere. Costs one
     /// mutex that only a cancel request contends for.
-    pub fn set_target(&self, target: Option<Arc<CancelTarget>>) {
-        *lock(&self.slot.target) = target;
+    pub fn set_target(&self, target: Arc<CancelTarget>) {
+        lock(&self.slot.running).target = Some(target);
+    }
+
+    /// Says that the session runs nowhere any more, before it gives its connection back.
+    pub fn clear_target(&self) -> Asked {
+        let mut running = lock(&self.slot.running);
+        running.target = None;
+        std::mem::take(&mut running.asked)
+    }
+
+    /// What the session is told by when it is to stop waiting for a connection.
+    pub fn waiter(&self) -> Waiter {
+        Waiter(Arc::clone(&self.slot))
+    }
+}
+
+/// Lets a cancel request reach a session that waits for a connection.
+#[derive(Debug)]
+pub struct Waiter(Arc<Slot>);
+
+impl Waiter {
+    /// Ends when the client asks to cancel what the session waits for.
+    ///
+    /// # Cancel safety
+    /// Dropping it ends the wait: later requests find nothing to cancel.
+    pub async fn cancelled(self) {
+        let notify = Arc::new(Notify::new());
+        lock(&self.0.running).waiting = Some(Arc::clone(&notify));
+        let _waiting = Waiting(&self.0);
+        notify.notified().await;
+    }
+}
+
+/// A session waits until this is dropped.
+struct Waiting<'a>(&'a Slot);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.running).waiting = None;
     }
 }
 
@@ -188,7 +256,7 @@ mod tests {
         assert_eq!((process_id > 0, key.len()), (true, 4));
         assert!(keys.lookup(process_id, &key).is_none());
 
-        session.set_target(Some(target(42)));
+        session.set_target(target(42));
         assert_eq!(keys.lookup(process_id, &key).unwrap().process_id, 42);
         let mut wrong = key.clone();
         wrong[3] ^= 1;
@@ -197,9 +265,9 @@ mod tests {
         }
         assert!(keys.lookup(process_id.wrapping_add(1), &key).is_none());
 
-        session.set_target(None);
+        assert_eq!(session.clear_target(), Asked::Yes);
         assert!(keys.lookup(process_id, &key).is_none());
-        session.set_target(Some(target(42)));
+        session.set_target(target(42));
         drop(session);
         assert!(keys.lookup(process_id, &key).is_none());
         assert!(keys.is_empty());

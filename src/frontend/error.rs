@@ -144,6 +144,9 @@ pub enum ProxyError {
     /// The block has failed, and pgweir's settings obey that too: `25P02`.
     #[error("current transaction is aborted, commands ignored until end of transaction block")]
     InFailedTransaction,
+    /// The client cancelled a statement that waited for a connection: `57014`, as PostgreSQL has it.
+    #[error("canceling statement due to user request")]
+    QueryCanceled,
     /// A startup parameter is not UTF-8: `22021`.
     #[error("invalid byte sequence for encoding \"UTF8\" in startup parameter \"{parameter}\"")]
     InvalidEncoding {
@@ -201,7 +204,7 @@ impl ProxyError {
             | Self::CertificateRequired
             | Self::CertificateRefused { .. } => "28000",
             Self::AuthenticationFailed { .. } => "28P01",
-            Self::AuthenticationTimeout => "57014",
+            Self::AuthenticationTimeout | Self::QueryCanceled => "57014",
             Self::UnknownDatabase { .. } => "3D000",
             Self::TooManyClients | Self::CheckoutTimeout => "53300",
             Self::LimitExceeded { .. } => "53400",
@@ -255,7 +258,8 @@ impl ProxyError {
             | Self::UnknownSetting { .. }
             | Self::DuplicateStatement { .. }
             | Self::ReadOnlySetting { .. }
-            | Self::InFailedTransaction => Severity::Error,
+            | Self::InFailedTransaction
+            | Self::QueryCanceled => Severity::Error,
         }
     }
 
@@ -287,6 +291,7 @@ impl ProxyError {
             | Self::DuplicateStatement { .. }
             | Self::ReadOnlySetting { .. }
             | Self::InFailedTransaction
+            | Self::QueryCanceled
             | Self::InvalidEncoding { .. }
             | Self::ShuttingDown
             | Self::Internal => None,
@@ -325,6 +330,7 @@ impl ProxyError {
             | Self::DuplicateStatement { .. }
             | Self::ReadOnlySetting { .. }
             | Self::InFailedTransaction
+            | Self::QueryCanceled
             | Self::InvalidEncoding { .. }
             | Self::ShuttingDown
             | Self::Internal => None,

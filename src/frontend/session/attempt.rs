@@ -2,6 +2,7 @@
 //! that nothing of it has run.
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Instant;
 
 use super::link::{Link, LinkError, Pause, Progress};
@@ -118,10 +119,9 @@ impl Session {
         attempts: &mut Attempts,
     ) -> Result<Attempted, Failure> {
         attempts.count += 1;
-        let (route, incarnation) = self.choose(&attempts.request, extent.arrived).await?;
-        let mut link = match self.open_link(route, incarnation).await {
-            Ok(link) => link,
-            Err(error) => return self.after_no_connection(&error, route, attempts),
+        let (route, mut link) = match self.reach(&attempts.request, extent.arrived).await? {
+            (_, Ok(link)) => (link.route, link),
+            (route, Err(error)) => return self.after_no_connection(&error, route, attempts),
         };
         if self.prepare(&mut link, plan).await.is_err() {
             return self.after_refusal(&link, attempts);
@@ -143,7 +143,7 @@ impl Session {
             self.inbound.consume(std::mem::take(&mut extent.length));
         }
         let target = self.cancel_target(&link.lease);
-        self.registration.set_target(Some(target));
+        self.registration.set_target(target);
         loop {
             match self.relay(&mut link).await {
                 Ok(Pause::Answered) => return Ok(Attempted::Done(link)),
@@ -161,6 +161,28 @@ impl Session {
                 }
                 Err(error) => return Err(Failure::Session(self.lost(&link, &error))),
             }
+        }
+    }
+
+    /// A connection where `request` is routed to, unless the client cancels meanwhile.
+    async fn reach(
+        &mut self,
+        request: &RouteRequest,
+        arrived: Instant,
+    ) -> Result<(Route, Result<Box<Link>, CheckoutError>), Failure> {
+        let waiter = self.registration.waiter();
+        let mut reached = std::pin::pin!(async {
+            let (route, incarnation) = self.choose(request, arrived).await?;
+            Ok((route, self.open_link(route, incarnation).await))
+        });
+        // Hardly ever is there anything to wait for.
+        let at_once = std::future::poll_fn(|context| Poll::Ready(reached.as_mut().poll(context)));
+        if let Poll::Ready(reached) = at_once.await {
+            return reached;
+        }
+        tokio::select! {
+            reached = reached => reached,
+            () = waiter.cancelled() => Err(Failure::Refused(ProxyError::QueryCanceled)),
         }
     }
 
@@ -182,7 +204,7 @@ impl Session {
             return Err(ProxyError::ConnectionLost.into());
         }
         let target = self.cancel_target(&link.lease);
-        self.registration.set_target(Some(target));
+        self.registration.set_target(target);
         Ok(link)
     }
 
@@ -375,7 +397,7 @@ impl Session {
                 Err(_) => break false,
             }
         };
-        self.registration.set_target(None);
+        self.leave_target(&mut link);
         if drained && !link.scanner.outcome.has(Outcome::FATAL) {
             self.note_prepared(&mut link);
             if link.scanner.status == TransactionStatus::Idle {
@@ -388,7 +410,7 @@ impl Session {
 
     /// A connection was lost before anything of a read reached the client.
     fn after_loss(&mut self, link: &Link, attempts: &mut Attempts) -> Result<Attempted, Failure> {
-        self.registration.set_target(None);
+        let _ = self.registration.clear_target();
         if attempts.count >= READ_ATTEMPTS || attempts.request.target != Target::Read {
             return Err(Failure::Session(SessionEnd::Fatal(
                 ProxyError::ConnectionLost,
@@ -408,7 +430,7 @@ impl Session {
         attempts: &mut Attempts,
     ) -> Result<Attempted, Failure> {
         if attempts.count < READ_ATTEMPTS && attempts.request.target != Target::Read {
-            self.registration.set_target(None);
+            let _ = self.registration.clear_target();
             self.cluster.metrics.count_retry(RetryCause::Lost);
             return Ok(Attempted::Again);
         }

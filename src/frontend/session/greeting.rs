@@ -55,14 +55,14 @@ impl Session {
             excluded: NodeSet::default(),
         };
         let primary = on(Target::Primary(RouteReason::Write));
-        let link = match self.link_for(&primary, now()).await {
+        let mut link = match self.link_for(&primary, now()).await {
             Err(SessionEnd::Fatal(ProxyError::NoNodeAvailable)) => {
                 self.link_for(&on(Target::Read), now()).await?
             }
             opened => opened?,
         };
         let parameters = link.lease.parameters.clone();
-        self.registration.set_target(None);
+        self.leave_target(&mut link);
         self.spare = link.give_back(now());
         self.note_string_syntax(&parameters);
         Ok(parameters)

@@ -145,7 +145,7 @@ impl Session {
             return Ok(());
         }
         // A cancel request that comes late must not hit pgweir's own query.
-        self.registration.set_target(None);
+        self.leave_target(link);
         link.scanner.begin(Hold::Released);
         write_query(link.to_server.writer(), query(&names.names).as_bytes());
         link.replies.push(Expected::Inspection);
@@ -165,7 +165,7 @@ impl Session {
             Ok(_) | Err(Malformed) => {}
         }
         let target = self.cancel_target(&link.lease);
-        self.registration.set_target(Some(target));
+        self.registration.set_target(target);
         Ok(())
     }
 

@@ -388,7 +388,7 @@ impl Session {
 
     /// What the client is told when its connection cannot be used any more.
     fn lost(&mut self, link: &Link, error: &LinkError) -> SessionEnd {
-        self.registration.set_target(None);
+        let _ = self.registration.clear_target();
         match error {
             LinkError::ClientGone | LinkError::Client(_) => self.left_alone(link),
             LinkError::Server(_) | LinkError::Protocol(_) | LinkError::OwnFailed => {

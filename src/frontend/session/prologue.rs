@@ -95,7 +95,7 @@ impl Session {
     /// Ends a block on a replica and gives the connection back.
     pub(super) async fn end_replica_block(&mut self, mut link: Box<Link>) {
         let ended = self.run_own(&mut link, "ROLLBACK").await;
-        self.registration.set_target(None);
+        self.leave_target(&mut link);
         if ended && link.is_quiet() {
             self.spare = link.give_back(now());
         }

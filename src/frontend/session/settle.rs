@@ -17,6 +17,7 @@ use crate::core::statement::{
     TransactionControl, TransactionModes,
 };
 use crate::frontend::buffers::BufferSize;
+use crate::frontend::cancel_keys::Asked;
 use crate::frontend::error::ProxyError;
 use crate::protocol::backend::{SqlState, TransactionStatus};
 use crate::protocol::replies::Outcome;
@@ -127,7 +128,7 @@ impl Session {
             self.cluster.shared.statements.begin_generation();
         }
         if link.scanner.outcome.has(Outcome::FATAL) {
-            self.registration.set_target(None);
+            let _ = self.registration.clear_target();
             return Err(SessionEnd::Told);
         }
         link.batch = self.batch_behind(&link, extent);
@@ -297,11 +298,19 @@ impl Session {
         }
     }
 
+    /// The session leaves its connection: a cancel request that is under way to it would hit whoever
+    /// comes next.
+    pub(super) fn leave_target(&self, link: &mut Link) {
+        if self.registration.clear_target() == Asked::Yes {
+            link.taint();
+        }
+    }
+
     fn keep_or_return(&mut self, mut link: Box<Link>, at: std::time::Instant) {
         if self.block.is_some() || self.pin.is_some() || !link.is_quiet() {
             self.link = Some(link);
         } else {
-            self.registration.set_target(None);
+            self.leave_target(&mut link);
             self.state.proxy_portals.clear();
             self.worker
                 .buffers

@@ -59,6 +59,27 @@ impl AppliedSettings {
     }
 }
 
+/// Settings that a transaction takes over when it starts, and timers that run from its first message:
+/// in a transaction that has begun, a new value comes too late (`StartTransaction`,
+/// `src/backend/access/transam/xact.c`; `enable_statement_timeout`, `src/backend/tcop/postgres.c`).
+const TAKEN_AT_START: [&str; 6] = [
+    HIDDEN,
+    "default_transaction_deferrable",
+    "default_transaction_isolation",
+    "default_transaction_read_only",
+    "statement_timeout",
+    "transaction_timeout",
+];
+
+impl AppliedSettings {
+    /// Whether the change from one to the other must be over before a transaction begins.
+    pub fn needs_own_transaction(from: &Self, to: &Self) -> bool {
+        TAKEN_AT_START
+            .iter()
+            .any(|name| from.0.get(*name) != to.0.get(*name))
+    }
+}
+
 /// The statements that give a connection of the login role the identity of `to`.
 fn identity(to: &AppliedSettings) -> Vec<String> {
     let names = [SESSION_AUTHORIZATION, ROLE];
@@ -192,6 +213,18 @@ mod tests {
                 "SET \"role\" TO a",
             ]
         );
+    }
+
+    #[test]
+    fn what_a_transaction_takes_over_at_its_start_is_changed_before() {
+        let plain = of(&[("work_mem", "1")]);
+        for name in TAKEN_AT_START {
+            let late = of(&[("work_mem", "2"), (name, "1")]);
+            assert!(AppliedSettings::needs_own_transaction(&late, &plain));
+            assert!(AppliedSettings::needs_own_transaction(&plain, &late));
+            assert!(!AppliedSettings::needs_own_transaction(&late, &late));
+        }
+        assert!(!AppliedSettings::needs_own_transaction(&of(&[]), &plain));
     }
 
     #[test]

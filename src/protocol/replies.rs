@@ -208,8 +208,9 @@ impl ReplyScanner {
                 Some(Stop::HeldError(error.sqlstate, kind_of(&error)))
             }
             tag::READY_FOR_QUERY if !is_own && self.must_report() => {
+                let status = TransactionStatus::read(body?).ok()?;
                 self.compare = Compare::No;
-                Some(Stop::Reported)
+                Some(Stop::Reported(status))
             }
             _ => None,
         }
@@ -268,7 +269,9 @@ impl ReplyScanner {
         let head = replies.head();
         let forward = Ok(Disposition::Forward);
         match (tag, head) {
-            (tag::NOTICE | tag::NOTIFICATION, head) => Ok(asynchronous(head)),
+            // Nobody but the session that listens is ever on such a connection.
+            (tag::NOTIFICATION, _) => forward,
+            (tag::NOTICE, head) => Ok(asynchronous(head)),
             (tag::PARAMETER_STATUS, _) => {
                 if self.reports.len() < REPORTS {
                     self.reports.extend(body.map(Box::from));

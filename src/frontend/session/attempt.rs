@@ -1,8 +1,6 @@
 //! Has a segment run on a node that routing chooses; and on another one, where the first proves
 //! that nothing of it has run.
 
-use std::sync::Arc;
-use std::task::Poll;
 use std::time::Instant;
 
 use super::link::{Link, LinkError, Pause, Progress};
@@ -10,9 +8,8 @@ use super::plan::{Needs, Plan};
 use super::refusal::checkout_refusal;
 use super::serve::Extent;
 use super::settle::Batch;
-use super::{Recent, Session, SessionEnd, now};
-use crate::backend::cancel::CancelTarget;
-use crate::backend::pool::{CheckoutError, Lease, Preference};
+use super::{Session, SessionEnd, now};
+use crate::backend::pool::CheckoutError;
 use crate::core::policy::Balance;
 use crate::core::retry::{AfterError, NamesRecovery, after_replica_error};
 use crate::core::router::{
@@ -63,6 +60,10 @@ impl Session {
             // What it has begun cannot be moved to another node any more.
             Target::Read if extent.end == SegmentEnd::Flush && !closes_early(plan, extent) => {
                 Target::Primary(RouteReason::NotUnderstood)
+            }
+            // A hot standby has no SERIALIZABLE (manual, "Hot Standby").
+            Target::Read if self.state.is_serializable_by_default() => {
+                Target::Primary(RouteReason::Transaction)
             }
             Target::Read if self.state.has_nonstandard_strings() || self.begins_blindly(plan) => {
                 Target::Primary(RouteReason::NotUnderstood)
@@ -164,52 +165,8 @@ impl Session {
         }
     }
 
-    /// A connection where `request` is routed to, unless the client cancels meanwhile.
-    async fn reach(
-        &mut self,
-        request: &RouteRequest,
-        arrived: Instant,
-    ) -> Result<(Route, Result<Box<Link>, CheckoutError>), Failure> {
-        let waiter = self.registration.waiter();
-        let mut reached = std::pin::pin!(async {
-            let (route, incarnation) = self.choose(request, arrived).await?;
-            Ok((route, self.open_link(route, incarnation).await))
-        });
-        // Hardly ever is there anything to wait for.
-        let at_once = std::future::poll_fn(|context| Poll::Ready(reached.as_mut().poll(context)));
-        if let Poll::Ready(reached) = at_once.await {
-            return reached;
-        }
-        tokio::select! {
-            reached = reached => reached,
-            () = waiter.cancelled() => Err(Failure::Refused(ProxyError::QueryCanceled)),
-        }
-    }
-
-    /// A connection for `request`, with the session's settings.
-    pub(super) async fn link_for(
-        &mut self,
-        request: &RouteRequest,
-        arrived: Instant,
-    ) -> Result<Box<Link>, SessionEnd> {
-        let chosen = self.choose(request, arrived).await;
-        let (route, incarnation) = chosen.map_err(|failure| match failure {
-            Failure::Refused(error) => SessionEnd::Fatal(error),
-            Failure::Session(end) => end,
-        })?;
-        let opened = self.open_link(route, incarnation).await;
-        let mut link = opened.map_err(|error| SessionEnd::from_checkout(&error))?;
-        let prepared = self.adjust(&mut link).await;
-        if prepared.is_err() || self.begin_now(&mut link).await.is_err() {
-            return Err(ProxyError::ConnectionLost.into());
-        }
-        let target = self.cancel_target(&link.lease);
-        self.registration.set_target(target);
-        Ok(link)
-    }
-
     /// Decides where the request goes, waiting for a replica as long as the policy allows.
-    async fn choose(
+    pub(super) async fn choose(
         &mut self,
         request: &RouteRequest,
         arrived: Instant,
@@ -310,41 +267,6 @@ impl Session {
             .load()
             .node(node)
             .and_then(|node| node.incarnation)
-    }
-
-    async fn open_link(
-        &mut self,
-        route: Route,
-        incarnation: Option<Incarnation>,
-    ) -> Result<Box<Link>, CheckoutError> {
-        let at = now();
-        self.key.node = route.node;
-        let recent = self.recent.iter().find(|recent| recent.node == route.node);
-        let preference = Preference {
-            last: recent.map(|recent| recent.connection),
-            worker: self.worker.id,
-        };
-        let password = &self.user.password;
-        let lease = match recent {
-            Some(recent) => {
-                let startup = &self.key.startup;
-                recent
-                    .pool
-                    .checkout(startup, password, preference, at)
-                    .await?
-            }
-            None => {
-                self.cluster
-                    .pools
-                    .checkout(&self.key, password, preference, at)
-                    .await?
-            }
-        };
-        let under_way = self.cluster.shared.under_way(route.node);
-        let memory = std::mem::take(&mut self.spare);
-        let mut link = Box::new(Link::new(lease, route, incarnation, under_way, memory));
-        link.told = Arc::clone(&self.told);
-        Ok(link)
     }
 
     /// Whether an error stays between pgweir and the replica.
@@ -464,29 +386,6 @@ impl Session {
         );
         Err(Failure::Refused(checkout_refusal(error)))
     }
-
-    /// How to cancel what runs on the leased connection; remembered, as the session comes back to it.
-    pub(super) fn cancel_target(&mut self, lease: &Lease) -> Arc<CancelTarget> {
-        let recent = self
-            .recent
-            .iter_mut()
-            .find(|recent| recent.node == lease.node);
-        if let Some(recent) = recent {
-            if recent.connection != lease.id {
-                recent.connection = lease.id;
-                recent.target = Arc::new(CancelTarget::from(&**lease));
-            }
-            return Arc::clone(&recent.target);
-        }
-        let target = Arc::new(CancelTarget::from(&**lease));
-        self.recent.push(Recent {
-            pool: lease.pool(),
-            node: lease.node,
-            connection: lease.id,
-            target: Arc::clone(&target),
-        });
-        target
-    }
 }
 
 /// Whether a batch that the client goes on with may be ended: it has only prepared and described, so
@@ -496,7 +395,7 @@ fn closes_early(plan: &Plan, extent: Extent) -> bool {
 }
 
 /// Why an attempt failed.
-enum Failure {
+pub(super) enum Failure {
     /// The segment gets this error, the session goes on.
     Refused(ProxyError),
     /// The session ends.

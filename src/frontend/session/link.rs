@@ -385,7 +385,7 @@ impl Link {
                 Stop::HeldError(sqlstate, kind) => {
                     return Ok((true, Some(Pause::HeldError(sqlstate, kind))));
                 }
-                Stop::Reported => self.report(),
+                Stop::Reported(status) => self.report(status),
                 Stop::OwnFailed => return Err(LinkError::OwnFailed),
                 Stop::CopyIn => {
                     self.copy = Copy::In;
@@ -394,7 +394,7 @@ impl Link {
                 }
                 Stop::NeedMore => {}
             }
-            if stop == Stop::Reported {
+            if matches!(stop, Stop::Reported(_)) {
                 continue;
             }
             if self.scanner.outcome.has(Outcome::ERROR) {

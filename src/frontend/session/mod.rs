@@ -20,6 +20,7 @@ mod own;
 mod plan;
 mod prologue;
 mod put_off;
+mod reach;
 mod refusal;
 mod replica_block;
 mod reports;

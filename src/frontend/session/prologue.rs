@@ -27,7 +27,9 @@ impl Session {
     /// Gives the connection the session's settings and the block that it is in: with the next
     /// [`Session::send`] where the segment allows that, else now.
     pub(super) async fn prepare(&mut self, link: &mut Link, plan: &Plan) -> Result<(), Unprepared> {
+        let (has, wants) = (&link.lease.settings, &self.state.settings);
         let joined = plan.needs != Needs::Primary
+            && (Arc::ptr_eq(has, wants) || !AppliedSettings::needs_own_transaction(has, wants))
             && plan.executed.iter().all(|text| may_share_transaction(text));
         if !joined {
             link.lease.last_session = self.id;

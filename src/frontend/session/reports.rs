@@ -8,16 +8,25 @@
 use super::link::Link;
 use crate::backend::connection::{parameter_status, with_parameter};
 use crate::core::snapshot::NodeRole;
-use crate::protocol::backend::tag;
+use crate::protocol::backend::{TransactionStatus, tag};
 use crate::protocol::message::{write_message, write_string};
-use crate::protocol::replies::Span;
+use crate::protocol::replies::{Outcome, Span};
 
 /// One endpoint stands for the cluster, and it is never in recovery.
 const ABOUT_THE_NODE: &str = "in_hot_standby";
 
 impl Link {
-    /// Takes in what the node has reported, and tells the client what is new to it.
-    pub(super) fn report(&mut self) {
+    /// Whether the session's settings went with the transaction in which they were repeated: the
+    /// connection is again as somebody else has left it.
+    fn took_settings_back(&self, status: TransactionStatus) -> bool {
+        let outcome = self.scanner.outcome;
+        let undone = outcome.has(Outcome::ERROR) || outcome.has(Outcome::ROLLED_BACK);
+        self.replayed.is_some() && status == TransactionStatus::Idle && undone
+    }
+
+    /// Takes in what the node has reported, and tells the client what is new to it. `status` is what
+    /// the next `ReadyForQuery` says.
+    pub(super) fn report(&mut self, status: TransactionStatus) {
         for body in std::mem::take(&mut self.scanner.reports) {
             if let Some((name, value)) = parameter_status(&body) {
                 self.lease.parameters = with_parameter(&self.lease.parameters, name, value);
@@ -25,7 +34,7 @@ impl Link {
         }
         // A replica's own defaults are none of the client's business, and no statement that sets
         // something runs there.
-        if self.route.role == NodeRole::Replica {
+        if self.route.role == NodeRole::Replica || self.took_settings_back(status) {
             return;
         }
         let mut news = Vec::new();

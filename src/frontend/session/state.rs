@@ -165,6 +165,12 @@ impl SessionState {
         }
     }
 
+    /// Whether the session has made its transactions SERIALIZABLE.
+    pub(super) fn is_serializable_by_default(&self) -> bool {
+        let isolation = self.settings.0.get("default_transaction_isolation");
+        isolation.is_some_and(|value| value.to_ascii_lowercase().contains("serializable"))
+    }
+
     /// Whether the session has a timeout that begins with BEGIN, which a node must therefore see.
     pub(super) fn has_block_timeout(&self) -> bool {
         let timeouts = ["idle_in_transaction_session_timeout", "transaction_timeout"];

@@ -1,6 +1,6 @@
 //! The vocabulary of a walk over replies: what they amounted to, why it stops, what it holds back.
 
-use crate::protocol::backend::SqlState;
+use crate::protocol::backend::{SqlState, TransactionStatus};
 
 /// What the replies to one segment amounted to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -67,7 +67,7 @@ pub enum Stop {
     CopyIn,
     /// A `ReadyForQuery` for the client comes next, and [`reports`](super::ReplyScanner::reports) may hold what it is
     /// to be told before.
-    Reported,
+    Reported(TransactionStatus),
 }
 
 /// What else the error says.

@@ -1,0 +1,119 @@
+//! A connection where a request is routed to.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+
+use super::attempt::Failure;
+use super::link::Link;
+use super::{Recent, Session, SessionEnd, now};
+use crate::backend::cancel::CancelTarget;
+use crate::backend::pool::{CheckoutError, Lease, Preference};
+use crate::core::router::{Route, RouteRequest};
+use crate::core::snapshot::Incarnation;
+use crate::frontend::error::ProxyError;
+
+impl Session {
+    /// A connection where `request` is routed to, unless the client cancels meanwhile.
+    pub(super) async fn reach(
+        &mut self,
+        request: &RouteRequest,
+        arrived: Instant,
+    ) -> Result<(Route, Result<Box<Link>, CheckoutError>), Failure> {
+        let waiter = self.registration.waiter();
+        let mut reached = std::pin::pin!(async {
+            let (route, incarnation) = self.choose(request, arrived).await?;
+            Ok((route, self.open_link(route, incarnation).await))
+        });
+        // Hardly ever is there anything to wait for.
+        let at_once = std::future::poll_fn(|context| Poll::Ready(reached.as_mut().poll(context)));
+        if let Poll::Ready(reached) = at_once.await {
+            return reached;
+        }
+        tokio::select! {
+            reached = reached => reached,
+            () = waiter.cancelled() => Err(Failure::Refused(ProxyError::QueryCanceled)),
+        }
+    }
+
+    /// A connection for `request`, with the session's settings.
+    pub(super) async fn link_for(
+        &mut self,
+        request: &RouteRequest,
+        arrived: Instant,
+    ) -> Result<Box<Link>, SessionEnd> {
+        let chosen = self.choose(request, arrived).await;
+        let (route, incarnation) = chosen.map_err(|failure| match failure {
+            Failure::Refused(error) => SessionEnd::Fatal(error),
+            Failure::Session(end) => end,
+        })?;
+        let opened = self.open_link(route, incarnation).await;
+        let mut link = opened.map_err(|error| SessionEnd::from_checkout(&error))?;
+        let prepared = self.adjust(&mut link).await;
+        if prepared.is_err() || self.begin_now(&mut link).await.is_err() {
+            return Err(ProxyError::ConnectionLost.into());
+        }
+        let target = self.cancel_target(&link.lease);
+        self.registration.set_target(target);
+        Ok(link)
+    }
+
+    async fn open_link(
+        &mut self,
+        route: Route,
+        incarnation: Option<Incarnation>,
+    ) -> Result<Box<Link>, CheckoutError> {
+        let at = now();
+        self.key.node = route.node;
+        let recent = self.recent.iter().find(|recent| recent.node == route.node);
+        let preference = Preference {
+            last: recent.map(|recent| recent.connection),
+            worker: self.worker.id,
+        };
+        let password = &self.user.password;
+        let lease = match recent {
+            Some(recent) => {
+                let startup = &self.key.startup;
+                recent
+                    .pool
+                    .checkout(startup, password, preference, at)
+                    .await?
+            }
+            None => {
+                self.cluster
+                    .pools
+                    .checkout(&self.key, password, preference, at)
+                    .await?
+            }
+        };
+        let under_way = self.cluster.shared.under_way(route.node);
+        let memory = std::mem::take(&mut self.spare);
+        let mut link = Box::new(Link::new(lease, route, incarnation, under_way, memory));
+        link.told = Arc::clone(&self.told);
+        Ok(link)
+    }
+
+    /// How to cancel what runs on the leased connection; remembered, as the session comes back to it.
+    pub(super) fn cancel_target(&mut self, lease: &Lease) -> Arc<CancelTarget> {
+        let recent = self
+            .recent
+            .iter_mut()
+            .find(|recent| recent.node == lease.node);
+        if let Some(recent) = recent {
+            if recent.connection != lease.id {
+                recent.connection = lease.id;
+                recent.target = Arc::new(CancelTarget::from(&**lease));
+            }
+            return Arc::clone(&recent.target);
+        }
+        let target = Arc::new(CancelTarget::from(&**lease));
+        self.recent.push(Recent {
+            pool: lease.pool(),
+            node: lease.node,
+            connection: lease.id,
+            target: Arc::clone(&target),
+        });
+        target
+    }
+}

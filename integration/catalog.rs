@@ -18,7 +18,7 @@ use pgweir::core::policy::{
     Balance, ConsistencyPolicy, OnNoReplica, ReadAfterWrite, RoutingPolicy,
 };
 use pgweir::core::snapshot::{NodeId, RoutingSnapshot};
-use pgweir::core::statement::{Consistency, Reason};
+use pgweir::core::statement::{CatalogEffect, Consistency, Reason};
 use pgweir::sandbox::LocalCluster;
 use pgweir::world::ClusterWorld;
 use tokio::time::timeout;
@@ -250,7 +250,7 @@ async fn the_catalog_is_loaded_when_asked_for_and_again_after_ddl() {
         .await
         .unwrap();
     let seen = Instant::now();
-    entry.invalidate();
+    entry.invalidate(&CatalogEffect::MayChange);
     assert!(entry.current().is_none());
     harness::eventually("the load after DDL", async || entry.current().is_some()).await;
     println!("reloaded {:?} after DDL", seen.elapsed());

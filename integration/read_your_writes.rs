@@ -273,6 +273,8 @@ async fn a_block_on_a_replica_goes_on_while_ddl_makes_the_catalog_unknown() {
 async fn begins_on_replica(session: &Session) -> bool {
     let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
     session.execute(begin).await;
+    // The first statement decides where it runs.
+    session.execute("SELECT 1").await;
     let on_replica = session.last_route().await.contains("role=replica");
     if !on_replica {
         session.execute("ROLLBACK").await;

@@ -6,6 +6,10 @@ use std::time::Duration;
 /// The most databases of one cluster whose catalogs are loaded.
 pub const CATALOGS_PER_CLUSTER: usize = 256;
 
+/// Names that DDL has touched and that are kept apart until the catalog is loaded again; with more of
+/// them everything counts as touched.
+pub const TOUCHED_NAMES: usize = 1000;
+
 /// Longest SQL text that is parsed, in bytes; longer texts go to the primary unread.
 pub const CLASSIFY_TEXT_BYTES: usize = 128 * 1024;
 

@@ -3,6 +3,8 @@
 //! The two rings never call each other; they meet in these values. The frontend asks for fresher
 //! samples through [`FreshnessDemand`] and reports DDL through [`DatabaseCatalog::invalidate`].
 
+mod database_catalog;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,10 +12,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use crate::core::catalog::Catalog;
 use crate::core::snapshot::{Eligibility, NodeRole, RoutingSnapshot};
 use crate::limits::{CATALOGS_PER_CLUSTER, FIRST_MEASUREMENT};
 use crate::published::Published;
+
+pub use database_catalog::{DatabaseCatalog, DdlMark};
 
 /// What is known of one cluster at this moment.
 #[derive(Debug)]
@@ -165,74 +168,6 @@ impl CatalogDirectory {
                 return;
             }
             added.await;
-        }
-    }
-}
-
-/// The catalog of one database with the DDL that was seen since it was loaded.
-#[derive(Debug)]
-pub struct DatabaseCatalog {
-    loaded: Published<Option<LoadedCatalog>>,
-    /// Grows with every DDL statement that pgweir has seen complete.
-    ddl_seen: AtomicU64,
-    invalidated: Notify,
-}
-
-#[derive(Debug)]
-struct LoadedCatalog {
-    /// `ddl_seen` before the load began.
-    as_of_ddl: u64,
-    catalog: Arc<Catalog>,
-}
-
-impl Default for DatabaseCatalog {
-    fn default() -> Self {
-        Self {
-            loaded: Published::new(None),
-            ddl_seen: AtomicU64::new(0),
-            invalidated: Notify::new(),
-        }
-    }
-}
-
-impl DatabaseCatalog {
-    /// The catalog, if it is loaded and no DDL was seen since the load began.
-    pub fn current(&self) -> Option<Arc<Catalog>> {
-        let loaded = self.loaded.load();
-        let loaded = loaded.as_ref().as_ref()?;
-        (loaded.as_of_ddl == self.ddl_seen.load(Ordering::Acquire))
-            .then(|| Arc::clone(&loaded.catalog))
-    }
-
-    /// Notes that DDL may have run: [`Self::current`] is `None` until the next load.
-    pub fn invalidate(&self) {
-        self.ddl_seen.fetch_add(1, Ordering::AcqRel);
-        self.invalidated.notify_waiters();
-    }
-
-    /// The mark to hand to [`Self::publish`]; taken before the load begins.
-    pub fn ddl_mark(&self) -> u64 {
-        self.ddl_seen.load(Ordering::Acquire)
-    }
-
-    /// Publishes what a load that began at `as_of_ddl` has found.
-    pub fn publish(&self, as_of_ddl: u64, catalog: Arc<Catalog>) {
-        self.loaded
-            .store(Arc::new(Some(LoadedCatalog { as_of_ddl, catalog })));
-    }
-
-    /// Resolves when a load is due because of DDL, or because there never was one.
-    ///
-    /// # Cancel safety
-    /// Nothing is lost when the future is dropped.
-    pub async fn load_due(&self) {
-        loop {
-            let mut invalidated = std::pin::pin!(self.invalidated.notified());
-            invalidated.as_mut().enable();
-            if self.current().is_none() {
-                return;
-            }
-            invalidated.await;
         }
     }
 }

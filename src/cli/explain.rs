@@ -304,8 +304,14 @@ fn facts(verdict: &StatementVerdict) -> Vec<String> {
         }
         SessionEffect::Proxy(_) => facts.push("is a statement for pgweir itself".into()),
     }
-    if verdict.catalog == CatalogEffect::MayChange {
-        facts.push("makes pgweir load the catalog again".into());
+    match &verdict.catalog {
+        CatalogEffect::None => {}
+        CatalogEffect::MayChange => facts.push("makes pgweir load the catalog again".into()),
+        CatalogEffect::Touches(names) => facts.extend(
+            names
+                .iter()
+                .map(|touched| format!("makes pgweir load the catalog again for {}", touched.name)),
+        ),
     }
     facts
 }

@@ -1,8 +1,10 @@
 //! The vocabulary for what a statement means to routing.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::residue::SettingNames;
+use crate::limits::TOUCHED_NAMES;
 
 /// PostgreSQL's transaction access mode, applied to one statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -175,12 +177,54 @@ pub enum SessionEffect {
 }
 
 /// Whether a statement may change what the catalog knowledge was built from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub enum CatalogEffect {
     /// No DDL.
+    #[default]
     None,
-    /// DDL, or code that may run DDL.
+    /// DDL that matters only to texts that name one of these, or something that reaches one. Without
+    /// names it matters to no read; event triggers may do more.
+    Touches(Arc<[TouchedName]>),
+    /// DDL whose reach the text does not tell, or code that may run DDL.
     MayChange,
+}
+
+impl CatalogEffect {
+    /// The effect of both.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        match (self, other) {
+            (Self::None, effect) | (effect, Self::None) => effect.clone(),
+            (Self::Touches(one), Self::Touches(two)) => {
+                let new = two.iter().filter(|name| !one.contains(name));
+                let all: Arc<[TouchedName]> = one.iter().chain(new).cloned().collect();
+                if all.len() <= TOUCHED_NAMES {
+                    Self::Touches(all)
+                } else {
+                    Self::MayChange
+                }
+            }
+            (Self::MayChange, _) | (_, Self::MayChange) => Self::MayChange,
+        }
+    }
+}
+
+/// Something that DDL adds, changes or drops.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct TouchedName {
+    /// As the catalog has it, without a schema.
+    pub name: Box<str>,
+    /// What it names.
+    pub kind: TouchedKind,
+}
+
+/// What a touched name names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TouchedKind {
+    /// A relation or a type.
+    Relation,
+    /// A function, procedure or aggregate.
+    Routine,
 }
 
 /// Why a statement was classified as it was: a metric label and a column of the fixtures.
@@ -378,7 +422,7 @@ pub struct Classification {
     pub reason: Reason,
     /// One verdict a statement, in order; empty for an empty text.
     pub statements: Box<[StatementVerdict]>,
-    /// `MayChange` if any statement may change the catalog.
+    /// The effect of all statements on the catalog.
     pub catalog: CatalogEffect,
     /// What the text's comment asks for.
     pub hint: Hint,

@@ -1,9 +1,10 @@
 //! Keeps the catalog knowledge of every database in use current.
 //!
 //! Invariants:
-//! * Only the primary is asked: a replica's catalog may be behind.
+//! * A replica is asked only when it is proved to be fresh as of the last DDL; else the primary is,
+//!   with one statement at a time, so that no snapshot holds back its VACUUM for long.
 //! * A catalog is published with the mark taken before its load began, so that DDL seen meanwhile
-//!   makes it old at once.
+//!   stays doubtful.
 //! * Every step has a deadline and every retry a pause; without a catalog reads go to the primary.
 
 mod rows;
@@ -18,11 +19,18 @@ use crate::backend::error::ConnectError;
 use crate::config::ClusterConfig;
 use crate::control::connect::{OpenError, connect};
 use crate::core::catalog::Catalog;
+use crate::core::snapshot::{Eligibility, Incarnation, NodeId, NodeRole, NodeState};
 use crate::world::{ClusterWorld, DatabaseCatalog};
 
 /// How old a catalog becomes when nobody was seen to change it: DDL that does not pass through
 /// pgweir is noticed after this time.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The pause in DDL after which what it made doubtful is loaded although no read has wanted it.
+const QUIET: Duration = Duration::from_millis(300);
+
+/// How long to wait for a replica that is fresh enough to be asked; replication takes milliseconds.
+const REPLICA_WAIT: Duration = Duration::from_secs(1);
 
 /// How long one load may take, connecting included.
 const LOAD_DEADLINE: Duration = Duration::from_secs(30);
@@ -60,6 +68,12 @@ pub enum CatalogError {
     /// The node that was asked is in recovery.
     #[error("the node is not a primary")]
     NotPrimary,
+    /// The node that was asked is not in recovery.
+    #[error("the node is not a replica")]
+    NotReplica,
+    /// The replica that was asked is no longer known to be fresh.
+    #[error("the replica is no longer known to be fresh")]
+    NotFresh,
     /// The configured nodes do not contain the primary of the snapshot.
     #[error("the primary is not a configured node")]
     UnknownNode,
@@ -77,18 +91,17 @@ impl From<OpenError> for CatalogError {
     }
 }
 
-/// Reads the catalog of the database that `client` is connected to, in one read-only transaction.
-/// Any role will do. The caller sets the deadline; after an error or when the future is dropped, the
+/// Reads the catalog of the database that `client` is connected to, on a primary. Any role will do. The caller sets the deadline; after an error or when the future is dropped, the
 /// connection must be closed.
 ///
 /// # Errors
 /// A query failed, the server is in recovery, or the catalog is larger than the limits.
 pub async fn load(client: &Client) -> Result<Catalog, CatalogError> {
-    rows::load(client).await
+    rows::load(client, NodeRole::Primary).await
 }
 
-/// Loads the catalog of every database that is asked for in `world`, at once and again after DDL and
-/// every minute. Never returns; all of its connections close when it is dropped.
+/// Loads the catalog of every database that is asked for in `world`: at once, again when a read wants
+/// what DDL has touched or DDL has paused, and every minute. Never returns; all of its connections close when it is dropped.
 ///
 /// # Cancel safety
 /// May be dropped at any time.
@@ -135,21 +148,34 @@ impl Drop for Connection {
     }
 }
 
+/// A node to load from.
+#[derive(Debug, Clone, Copy)]
+struct Origin {
+    node: NodeId,
+    role: NodeRole,
+    incarnation: Option<Incarnation>,
+}
+
 impl Keeper {
     async fn run(self) {
         let mut connection = None;
         let mut pause = RETRY_PAUSES.0;
         loop {
             let due_early = tokio::select! {
-                () = self.catalog.load_due() => true,
+                () = self.catalog.load_due(QUIET) => true,
                 () = tokio::time::sleep(REFRESH_INTERVAL) => false,
             };
-            if !due_early {
-                connection = None;
-            }
             let began = Instant::now();
-            match self.load_once(&mut connection).await {
-                Ok(()) => {
+            let mark = self.catalog.ddl_mark();
+            let floor = if due_early {
+                mark.at.unwrap_or(began)
+            } else {
+                connection = None;
+                began
+            };
+            match self.load_once(&mut connection, floor).await {
+                Ok(loaded) => {
+                    self.catalog.publish(mark, loaded);
                     pause = RETRY_PAUSES.0;
                     // Under constant DDL at most half of the time is spent loading.
                     tokio::time::sleep(began.elapsed()).await;
@@ -174,39 +200,97 @@ impl Keeper {
         );
     }
 
-    async fn load_once(&self, connection: &mut Option<Connection>) -> Result<(), CatalogError> {
-        let primary = self
-            .world
-            .routing
-            .wait_for(|snapshot| snapshot.primary)
-            .await
-            .index();
-        if connection
-            .as_ref()
-            .is_some_and(|c| c.node != primary || c.client.is_closed())
-        {
-            *connection = None;
+    fn note_replica(&self, error: &CatalogError) {
+        tracing::debug!(
+            cluster = %self.cluster.name,
+            database = %self.database,
+            error = %error,
+            "catalog not loaded from a replica; the primary is asked"
+        );
+    }
+
+    /// Loads everything that was acknowledged before `floor`.
+    async fn load_once(
+        &self,
+        connection: &mut Option<Connection>,
+        floor: Instant,
+    ) -> Result<Catalog, CatalogError> {
+        let preferred = connection.as_ref().map(|open| open.node);
+        if let Some(replica) = self.fresh_replica(floor, preferred).await {
+            match self.load_from(replica, connection).await {
+                Ok(catalog) if self.is_still(replica, floor) => return Ok(catalog),
+                Ok(_) => self.note_replica(&CatalogError::NotFresh),
+                Err(error) => self.note_replica(&error),
+            }
         }
+        let routing = &self.world.routing;
+        let primary = Origin {
+            node: routing.wait_for(|snapshot| snapshot.primary).await,
+            role: NodeRole::Primary,
+            incarnation: None,
+        };
+        self.load_from(primary, connection).await
+    }
+
+    /// A replica that has everything acknowledged before `floor`, if there is one soon.
+    async fn fresh_replica(&self, floor: Instant, preferred: Option<usize>) -> Option<Origin> {
+        let routing = &self.world.routing;
+        if !routing.load().nodes.iter().any(may_serve) {
+            return None;
+        }
+        self.world.demand.ask(floor);
+        let found = routing.wait_for(|snapshot| {
+            let mut fresh = snapshot.nodes.iter().filter(|node| is_fresh(node, floor));
+            let kept = fresh
+                .clone()
+                .find(|node| Some(node.id.index()) == preferred);
+            kept.or_else(|| fresh.next()).map(|node| Origin {
+                node: node.id,
+                role: NodeRole::Replica,
+                incarnation: node.incarnation,
+            })
+        });
+        tokio::time::timeout(REPLICA_WAIT, found).await.ok()
+    }
+
+    /// Whether the replica has lived on since it was chosen: what is rebuilt may be older.
+    fn is_still(&self, replica: Origin, floor: Instant) -> bool {
+        let snapshot = self.world.routing.load();
+        let node = snapshot.node(replica.node);
+        node.is_some_and(|node| node.incarnation == replica.incarnation && is_fresh(node, floor))
+    }
+
+    async fn load_from(
+        &self,
+        origin: Origin,
+        connection: &mut Option<Connection>,
+    ) -> Result<Catalog, CatalogError> {
+        let node = origin.node.index();
+        let usable = |open: &Connection| open.node == node && !open.client.is_closed();
         let work = async {
-            let connected = match connection.take() {
+            let connected = match connection.take().filter(usable) {
                 Some(open) => open,
-                None => self.connect(primary).await?,
+                None => connect_to(&self.cluster, node, &self.database).await?,
             };
-            let mark = self.catalog.ddl_mark();
-            let loaded = load(&connected.client).await?;
-            self.catalog.publish(mark, Arc::new(loaded));
+            let loaded = rows::load(&connected.client, origin.role).await?;
             *connection = Some(connected);
-            Ok(())
+            Ok(loaded)
         };
         match tokio::time::timeout(LOAD_DEADLINE, work).await {
             Ok(outcome) => outcome,
             Err(_) => Err(CatalogError::Deadline),
         }
     }
+}
 
-    async fn connect(&self, node: usize) -> Result<Connection, CatalogError> {
-        connect_to(&self.cluster, node, &self.database).await
-    }
+/// Whether the node is a replica that reads may be sent to.
+fn may_serve(node: &NodeState) -> bool {
+    node.role == NodeRole::Replica && node.eligibility == Eligibility::Eligible && node.weight > 0
+}
+
+fn is_fresh(node: &NodeState, floor: Instant) -> bool {
+    let fresh_as_of = node.lag.fresh_as_of();
+    may_serve(node) && node.incarnation.is_some() && fresh_as_of.is_some_and(|at| at >= floor)
 }
 
 async fn connect_to(

@@ -8,12 +8,15 @@ use crate::core::catalog::{
     CastContext, Catalog, CatalogBuilder, FunctionRow, OperatorRow, Persistence, ROWS_LIMIT,
     RelationKind, RelationRow, Source, Target, TypeRow, Volatility,
 };
+use crate::core::snapshot::NodeRole;
 
 /// `FirstNormalObjectId` of `src/include/access/transam.h`: what lies below came with the server.
 const FIRST_USER_OID: u32 = 16_384;
 
-const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
-    SET LOCAL search_path = pg_catalog; SET LOCAL jit = off";
+/// One snapshot for all queries would hold back VACUUM: DDL that is seen meanwhile is doubtful
+/// afterwards whatever they show of it, and what refers to a row that they do not show is refused.
+const PREPARE: &str = "SET search_path = pg_catalog; SET jit = off; \
+    SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = on";
 
 /// A function may be called as `row.function` when its first argument takes a row.
 const FUNCTIONS: &str = "SELECT p.oid, n.nspname::text, p.proname::text, p.provolatile::text, \
@@ -38,6 +41,8 @@ const AGGREGATES: &str = "SELECT aggfnoid::oid, ARRAY[aggtransfn, aggfinalfn, ag
     FROM pg_aggregate";
 
 const OPERATORS: &str = "SELECT oid, oprname::text, oprcode::oid FROM pg_operator";
+
+const EVENT_TRIGGERS: &str = "SELECT oid FROM pg_event_trigger WHERE evtenabled <> 'D'";
 
 const COMPARISON_FUNCTIONS: &str =
     "SELECT DISTINCT amproc::oid FROM pg_amproc WHERE amproc::oid >= 16384";
@@ -74,31 +79,35 @@ const REFERENCES: &str = "SELECT DISTINCT tree.kind, tree.source, found[1], foun
     ) tree, regexp_matches(tree.nodes, ':(funcid|opfuncid|opno|eqop|sortop|aggfnoid|winfnoid\
         |relid|resulttype) ([1-9][0-9]*)', 'g') AS found";
 
-pub(super) async fn load(client: &Client) -> Result<Catalog, CatalogError> {
-    let query = |what| move |source| CatalogError::Query { what, source };
+pub(super) async fn load(client: &Client, role: NodeRole) -> Result<Catalog, CatalogError> {
+    let what = "settings";
     client
-        .batch_execute(BEGIN)
+        .batch_execute(PREPARE)
         .await
-        .map_err(query("a snapshot"))?;
+        .map_err(|source| CatalogError::Query { what, source })?;
     let mut builder = CatalogBuilder::default();
-    refuse_recovery(client).await?;
+    check_role(client, role).await?;
     load_functions(client, &mut builder).await?;
     load_operators(client, &mut builder).await?;
     load_types(client, &mut builder).await?;
     load_relations(client, &mut builder).await?;
     load_references(client, &mut builder).await?;
-    client
-        .batch_execute("COMMIT")
-        .await
-        .map_err(query("a snapshot"))?;
+    if !rows(client, "event triggers", EVENT_TRIGGERS)
+        .await?
+        .is_empty()
+    {
+        builder.event_trigger();
+    }
     Ok(builder.build())
 }
 
-async fn refuse_recovery(client: &Client) -> Result<(), CatalogError> {
+async fn check_role(client: &Client, role: NodeRole) -> Result<(), CatalogError> {
     let rows = rows(client, "the role of the node", "SELECT pg_is_in_recovery()").await?;
-    match rows.first().map(|row| row.try_get::<_, bool>(0)) {
-        Some(Ok(false)) => Ok(()),
-        Some(Ok(true) | Err(_)) | None => Err(CatalogError::NotPrimary),
+    let in_recovery = rows.first().and_then(|row| row.try_get::<_, bool>(0).ok());
+    match (role, in_recovery) {
+        (NodeRole::Primary, Some(false)) | (NodeRole::Replica, Some(true)) => Ok(()),
+        (NodeRole::Replica, _) => Err(CatalogError::NotReplica),
+        (NodeRole::Primary | NodeRole::Unknown, _) => Err(CatalogError::NotPrimary),
     }
 }
 

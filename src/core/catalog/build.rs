@@ -4,8 +4,9 @@ use std::collections::{HashMap, HashSet};
 
 use super::builtin::{self, SYSTEM_SCHEMA};
 use super::{
-    CastContext, Catalog, FunctionRow, FunctionVerdict, OperatorRow, OperatorVerdict, Persistence,
-    RelationEntry, RelationKind, RelationRow, RelationVerdict, SchemaId, TypeRow, Volatility,
+    CastContext, Catalog, EventTriggers, Extent, FunctionRow, FunctionVerdict, Known, OperatorRow,
+    OperatorVerdict, Persistence, RelationEntry, RelationKind, RelationRow, RelationVerdict,
+    SchemaId, TypeRow, Volatility,
 };
 use crate::core::residue::SettingNames;
 use crate::core::statement::{PinReason, Reason};
@@ -84,6 +85,8 @@ pub struct CatalogBuilder {
     comparison_functions: Vec<u32>,
     unsafe_types: HashSet<u32>,
     settings: SettingNames,
+    supported: Vec<u32>,
+    event_triggers: EventTriggers,
 }
 
 impl CatalogBuilder {
@@ -113,6 +116,8 @@ impl CatalogBuilder {
 
     /// Adds the support functions of an aggregate that was added as a function.
     pub fn aggregate(&mut self, function: u32, support: &[u32]) {
+        self.supported
+            .extend(support.iter().filter(|oid| **oid != 0));
         let supported = support
             .iter()
             .filter_map(|oid| self.functions.get(oid))
@@ -188,13 +193,20 @@ impl CatalogBuilder {
         self.references.push((source, target));
     }
 
+    /// Adds that there is an event trigger that is not disabled.
+    pub fn event_trigger(&mut self) {
+        self.event_triggers = EventTriggers::Some;
+    }
+
     /// The verdicts.
     pub fn build(mut self) -> Catalog {
         self.settle_types();
         self.settle_relations();
-        let mut catalog = Catalog {
+        let mut catalog = Known {
             settings: std::mem::take(&mut self.settings),
-            ..Catalog::default()
+            used: self.used(),
+            event_triggers: self.event_triggers,
+            ..Known::default()
         };
         let unsafe_implicit_cast = self.casts.iter().any(|(_, function, context)| {
             *context == CastContext::Implicit && self.refuses_function(*function)
@@ -217,20 +229,66 @@ impl CatalogBuilder {
         }
         catalog.types = self.types.into_values().map(|found| found.name).collect();
         catalog.schemas = self.schemas;
-        catalog
+        Catalog::new(catalog)
+    }
+
+    /// The names of the functions and types that something else than a text refers to, so that a
+    /// change to one may change the verdict of a thing with another name.
+    fn used(&self) -> HashSet<Box<str>> {
+        let operators = self.operators.values().map(|operator| operator.function);
+        let casts = self.casts.iter().map(|(_, function, _)| *function);
+        let inputs = self.types.values().map(|found| found.function);
+        let referenced = self
+            .references
+            .iter()
+            .filter_map(|(_, target)| match target {
+                Target::Function(oid) => Some(*oid),
+                Target::Operator(_) | Target::Relation(_) | Target::Type(_) => None,
+            });
+        let functions = operators
+            .chain(casts)
+            .chain(inputs)
+            .chain(referenced)
+            .chain(self.supported.iter().copied())
+            .chain(self.comparison_functions.iter().copied())
+            .filter_map(|oid| self.functions.get(&oid))
+            .map(|function| function.name.clone());
+        functions.chain(self.used_types()).collect()
+    }
+
+    fn used_types(&self) -> impl Iterator<Item = Box<str>> {
+        let arguments = self.functions.values().flat_map(|function| &function.types);
+        let casts = self.casts.iter().map(|(target, _, _)| target);
+        let referenced = self
+            .references
+            .iter()
+            .filter_map(|(_, target)| match target {
+                Target::Type(oid) => Some(oid),
+                Target::Operator(_) | Target::Relation(_) | Target::Function(_) => None,
+            });
+        let outright = arguments.chain(casts).chain(referenced);
+        let outright = outright.filter_map(|oid| self.types.get(oid));
+        // Every type is part of its own array type.
+        let parts = self.types.values().flat_map(|whole| {
+            let parts = whole.parts.iter().filter_map(|oid| self.types.get(oid));
+            parts.filter(|part| whole.name.strip_prefix('_') != Some(&*part.name))
+        });
+        outright.chain(parts).map(|found| found.name.clone())
     }
 
     fn refuses_function(&self, oid: u32) -> bool {
-        self.functions.get(&oid).is_some_and(|function| {
-            // A parameter goes with its session, so that views and policies may read it.
-            function.verdict.reason.is_some() && &*function.name != "current_setting"
-        })
+        self.functions
+            .get(&oid)
+            .map_or(is_missing(oid), |function| {
+                // A parameter goes with its session, so that views and policies may read it.
+                function.verdict.reason.is_some() && &*function.name != "current_setting"
+            })
     }
 
     fn refuses_operator(&self, oid: u32) -> bool {
-        self.operators
-            .get(&oid)
-            .is_some_and(|found| self.refuses_function(found.function))
+        self.operators.get(&oid).map_or(is_missing(oid), |found| {
+            self.refuses_function(found.function)
+        })
     }
 
     /// Marks types that run something unsafe, and the functions that take or return them, until
@@ -279,11 +337,16 @@ impl CatalogBuilder {
         match target {
             Target::Function(oid) => self.refuses_function(oid),
             Target::Operator(oid) => self.refuses_operator(oid),
-            Target::Type(oid) => self.unsafe_types.contains(&oid),
+            Target::Type(oid) => {
+                let missing = is_missing(oid) && !self.types.contains_key(&oid);
+                missing || self.unsafe_types.contains(&oid)
+            }
             Target::Relation(oid) => self
                 .relations
                 .get(&oid)
-                .is_some_and(|relation| relation.verdict != RelationVerdict::Safe),
+                .map_or(is_missing(oid), |relation| {
+                    relation.verdict != RelationVerdict::Safe
+                }),
         }
     }
 
@@ -328,7 +391,7 @@ impl CatalogBuilder {
         }
     }
 
-    fn name_operators(&self, catalog: &mut Catalog) {
+    fn name_operators(&self, catalog: &mut Known) {
         for (oid, operator) in &self.operators {
             let refused = self.refuses_operator(*oid);
             let verdict = if refused {
@@ -357,7 +420,7 @@ impl CatalogBuilder {
         }
     }
 
-    fn name_watched(&self, catalog: &mut Catalog) {
+    fn name_watched(&self, catalog: &mut Known) {
         for oid in &self.unsafe_types {
             if let Some(found) = self.types.get(oid) {
                 for name in written_names(&found.name) {
@@ -382,17 +445,26 @@ impl CatalogBuilder {
         }
     }
 
-    fn name_relations(&self, catalog: &mut Catalog) {
+    fn name_relations(&self, catalog: &mut Known) {
         let mut edges: HashMap<u32, Vec<u32>> = HashMap::new();
         for (source, target) in &self.references {
-            if let (Source::View(from) | Source::Parent(from), Target::Relation(to)) =
-                (source, target)
-            {
-                edges.entry(*from).or_default().push(*to);
-            }
+            let (
+                Source::View(from) | Source::Parent(from) | Source::Policy(from),
+                Target::Relation(to),
+            ) = (source, target)
+            else {
+                continue;
+            };
+            edges.entry(*from).or_default().push(*to);
         }
         for (oid, relation) in &self.relations {
-            let reaches = reachable(*oid, &edges).into_iter().filter_map(|oid| {
+            let below = reachable(*oid, &edges);
+            let extent = if below.len() < REACH_LIMIT {
+                Extent::Whole
+            } else {
+                Extent::Cut
+            };
+            let reaches = below.into_iter().filter_map(|oid| {
                 self.relations
                     .get(&oid)
                     .map(|found| (found.schema, found.name.clone()))
@@ -402,6 +474,7 @@ impl CatalogBuilder {
                 persistence: relation.persistence,
                 verdict: relation.verdict,
                 reaches: reaches.collect(),
+                extent,
             };
             catalog
                 .relations
@@ -415,7 +488,14 @@ impl CatalogBuilder {
 /// `FirstNormalObjectId` of `src/include/access/transam.h`.
 const FIRST_USER_OID: u32 = 16_384;
 
-/// The most relations behind one view that `routing.primary_tables` is checked against.
+/// Whether something with this oid that was not loaded is one that somebody has created since: the
+/// rows of different kinds are not of one instant.
+const fn is_missing(oid: u32) -> bool {
+    oid >= FIRST_USER_OID
+}
+
+/// The most relations behind one view that are kept: `routing.primary_tables` is checked against them,
+/// and what DDL has touched.
 const REACH_LIMIT: usize = 1_000;
 
 fn reachable(from: u32, edges: &HashMap<u32, Vec<u32>>) -> HashSet<u32> {

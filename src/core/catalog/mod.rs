@@ -11,21 +11,33 @@
 
 mod build;
 mod builtin;
+mod doubt;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use crate::core::residue::SettingNames;
 use crate::core::statement::{PinReason, Reason};
 
 pub use build::{CatalogBuilder, Source, Target};
 
+use doubt::Doubt;
+pub use doubt::TouchedNames;
+
 /// The most rows of any one kind that a catalog may have; a larger one is not loaded, so that reads
 /// of its database go to the primary. A row takes 100 to 200 bytes.
 pub const ROWS_LIMIT: usize = 1_000_000;
 
-/// The catalog knowledge of one database.
-#[derive(Debug, Default)]
+/// The catalog knowledge of one database, with what DDL has made doubtful in it since. Cheap to clone.
+#[derive(Debug, Clone)]
 pub struct Catalog {
+    known: Arc<Known>,
+    doubt: Doubt,
+}
+
+/// What was loaded.
+#[derive(Debug, Default)]
+struct Known {
     schemas: HashMap<Box<str>, SchemaId>,
     functions: HashMap<Box<str>, Vec<(SchemaId, FunctionVerdict)>>,
     relations: HashMap<Box<str>, Vec<RelationEntry>>,
@@ -38,6 +50,16 @@ pub struct Catalog {
     implicit_casts: OperatorVerdict,
     /// Placeholders that functions and triggers may set.
     settings: SettingNames,
+    /// Names of functions and types that something else than a text refers to.
+    used: HashSet<Box<str>>,
+    event_triggers: EventTriggers,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum EventTriggers {
+    #[default]
+    None,
+    Some,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,8 +70,16 @@ struct RelationEntry {
     schema: SchemaId,
     persistence: Persistence,
     verdict: RelationVerdict,
-    /// Relations behind a view or a parent, by schema and name.
+    /// Relations behind a view, a policy or a parent, by schema and name.
     reaches: Box<[(SchemaId, Box<str>)]>,
+    extent: Extent,
+}
+
+/// Whether `reaches` is all there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    Whole,
+    Cut,
 }
 
 /// Whether a function may run on a replica, and what it leaves behind in the session.
@@ -215,7 +245,7 @@ impl Catalog {
 
     /// Placeholders that functions may set, those that triggers call included.
     pub fn settings_of_functions(&self) -> &SettingNames {
-        &self.settings
+        &self.known.settings
     }
 
     /// A builder that already holds what an empty database contains.
@@ -224,12 +254,13 @@ impl Catalog {
     }
 
     fn schema_matches(&self, wanted: Option<&str>, found: SchemaId) -> bool {
-        wanted.is_none_or(|wanted| self.schemas.get(wanted) == Some(&found))
+        wanted.is_none_or(|wanted| self.known.schemas.get(wanted) == Some(&found))
     }
 
     /// The strictest verdict of the functions of this name; `None` when there are none.
     pub fn function(&self, schema: Option<&str>, name: &str) -> Option<FunctionVerdict> {
-        self.functions
+        self.known
+            .functions
             .get(name)?
             .iter()
             .filter(|(found, _)| self.schema_matches(schema, *found))
@@ -239,7 +270,7 @@ impl Catalog {
 
     /// Whether every function of this name is in `schema`.
     pub fn function_is_only_in(&self, schema: &str, name: &str) -> bool {
-        self.functions.get(name).is_some_and(|entries| {
+        self.known.functions.get(name).is_some_and(|entries| {
             entries
                 .iter()
                 .all(|(found, _)| self.schema_matches(Some(schema), *found))
@@ -252,6 +283,7 @@ impl Catalog {
         name: &str,
     ) -> impl Iterator<Item = &'c RelationEntry> {
         let all = self
+            .known
             .relations
             .get(name)
             .map(Vec::as_slice)
@@ -283,7 +315,7 @@ impl Catalog {
         accept: impl Fn(&str, &str) -> bool,
     ) -> bool {
         let schema_name = |id: SchemaId| {
-            let found = self.schemas.iter().find(|(_, found)| **found == id);
+            let found = self.known.schemas.iter().find(|(_, found)| **found == id);
             found.map_or("", |(name, _)| name)
         };
         self.entries(schema, name).any(|entry| {
@@ -297,31 +329,31 @@ impl Catalog {
 
     /// The strictest verdict of the operators of this name; `None` when there are none.
     pub fn operator(&self, name: &str) -> Option<OperatorVerdict> {
-        self.operators.get(name).copied()
+        self.known.operators.get(name).copied()
     }
 
     /// Whether there is a type of this name in any schema.
     pub fn knows_type(&self, name: &str) -> bool {
-        self.types.contains(name)
+        self.known.types.contains(name)
     }
 
     /// Why a statement that holds this word anywhere must run on the primary: it is the name of a
     /// type or of a function of rows that is not safe, and may be used without parentheses.
     pub fn watched(&self, word: &str) -> Option<Reason> {
-        if self.watched.is_empty() {
+        if self.known.watched.is_empty() {
             None
         } else {
-            self.watched.get(word).copied()
+            self.known.watched.get(word).copied()
         }
     }
 
     /// Whether comparing values (`IN`, `ORDER BY`, `DISTINCT`) may run a function that is not safe.
     pub fn has_unsafe_comparison(&self) -> bool {
-        self.comparisons == OperatorVerdict::Refused
+        self.known.comparisons == OperatorVerdict::Refused
     }
 
     /// Whether a conversion that nobody writes may run a function that is not safe.
     pub fn has_unsafe_implicit_cast(&self) -> bool {
-        self.implicit_casts == OperatorVerdict::Refused
+        self.known.implicit_casts == OperatorVerdict::Refused
     }
 }

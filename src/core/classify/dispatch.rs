@@ -1,5 +1,6 @@
 //! One statement to its facts, by its leading words.
 
+use super::ddl;
 use super::lexer::Piece;
 use super::query;
 use super::references::{self, Form, References, RelationUse};
@@ -64,6 +65,7 @@ impl StatementFacts {
     pub(super) fn spoil(&mut self, reason: Reason) {
         self.proof = Proof::Write(reason);
         self.session = SessionEffect::Pins(PinReason::NotUnderstood);
+        self.widen_effect();
     }
 
     fn plain(reason: Reason) -> Self {
@@ -78,9 +80,17 @@ impl StatementFacts {
     }
 
     fn changing_catalog(self) -> Self {
-        Self {
-            catalog: CatalogEffect::MayChange,
-            ..self
+        self.with_effect(CatalogEffect::MayChange)
+    }
+
+    fn with_effect(self, catalog: CatalogEffect) -> Self {
+        Self { catalog, ..self }
+    }
+
+    /// Not all of the statement was read: names may be missing.
+    fn widen_effect(&mut self) {
+        if self.catalog != CatalogEffect::None {
+            self.catalog = CatalogEffect::MayChange;
         }
     }
 
@@ -89,6 +99,7 @@ impl StatementFacts {
         if self.transaction != TransactionControl::None {
             return self;
         }
+        self.widen_effect();
         self.proof = match self.proof {
             Proof::Query | Proof::Read(_) | Proof::Write(_) => Proof::Write(Reason::TooLong),
             Proof::Definition(_) => Proof::Definition(Reason::TooLong),
@@ -224,7 +235,7 @@ fn select_into(facts: StatementFacts, pieces: &[Piece<'_>]) -> StatementFacts {
     if temporary || local || names_temporary_schema(pieces) {
         facts.pinned(PinReason::TemporaryObject)
     } else {
-        facts.changing_catalog()
+        facts.with_effect(ddl::select_into(pieces))
     }
 }
 
@@ -263,7 +274,7 @@ fn definition(sql: &[u8], pieces: &[Piece<'_>]) -> StatementFacts {
     } else {
         Proof::Definition(Reason::Ddl)
     };
-    StatementFacts::new(proof, calls).changing_catalog()
+    StatementFacts::new(proof, calls).with_effect(ddl::effect(pieces))
 }
 
 /// `AS SELECT`, `AS (SELECT`, and their like.

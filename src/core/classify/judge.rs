@@ -12,7 +12,8 @@ use crate::core::statement::{
 };
 
 /// Weighs `analysis` against what is known of the database and what is configured. Without a
-/// catalog every read that names anything goes to the primary.
+/// catalog every read that names anything goes to the primary, and so does one that names or reaches
+/// what is doubtful in it.
 pub fn judge(
     analysis: &Analysis,
     catalog: Option<&Catalog>,
@@ -28,17 +29,13 @@ pub fn judge(
         .iter()
         .find(|verdict| verdict.access == AccessMode::ReadWrite)
         .or(statements.first());
-    let changes = statements
-        .iter()
-        .any(|verdict| verdict.catalog == CatalogEffect::MayChange);
+    let effect = statements.iter().fold(CatalogEffect::None, |all, verdict| {
+        all.and(&verdict.catalog)
+    });
     let mut classification = Classification {
         access: strictest.map_or(AccessMode::ReadOnly, |verdict| verdict.access),
         reason: strictest.map_or(Reason::Empty, |verdict| verdict.reason),
-        catalog: if changes {
-            CatalogEffect::MayChange
-        } else {
-            CatalogEffect::None
-        },
+        catalog: effect,
         hint: analysis.hint.clone(),
         statements,
     };
@@ -76,7 +73,7 @@ impl Judge<'_> {
             reason,
             transaction: facts.transaction,
             session,
-            catalog: facts.catalog,
+            catalog: facts.catalog.clone(),
         }
     }
 
@@ -88,9 +85,12 @@ impl Judge<'_> {
         {
             return Some(reason);
         }
-        let Some(catalog) = self.catalog else {
+        let Some(catalog) = self.catalog.filter(|catalog| !catalog.doubts_everything()) else {
             return names_anything(references).then_some(Reason::CatalogUnknown);
         };
+        if is_doubtful(catalog, references) {
+            return Some(Reason::CatalogUnknown);
+        }
         references
             .relations
             .iter()
@@ -143,10 +143,19 @@ impl Judge<'_> {
         if self.is_listed_read(call) {
             return FunctionVerdict::SAFE;
         }
+        let doubtful = self.catalog.is_some_and(|catalog| {
+            // What an older catalog says of the session holds until the function itself is touched.
+            !catalog.doubts_everything() && catalog.doubts_routine(&call.name.name)
+        });
+        if doubtful {
+            let now =
+                FunctionVerdict::refused(Reason::CatalogUnknown, Some(PinReason::UnknownCode));
+            return known.map_or(now, |verdict| verdict.and(now));
+        }
         if let Some(verdict) = known {
             return verdict;
         }
-        match self.catalog {
+        match self.catalog.filter(|catalog| !catalog.doubts_everything()) {
             _ if call.form == Form::Bare && is_grammar_form(&call.name.name) => {
                 FunctionVerdict::SAFE
             }
@@ -183,7 +192,9 @@ impl Judge<'_> {
             .get(..3)
             .is_some_and(|s| s.eq_ignore_ascii_case("u&\""));
         match (self.catalog, self.known(call)) {
-            (Some(_), None) if !escaped => FunctionVerdict::SAFE,
+            (Some(catalog), None) if !escaped && !catalog.doubts_routine(&call.name.name) => {
+                FunctionVerdict::SAFE
+            }
             _ => self.call(call),
         }
     }
@@ -198,9 +209,10 @@ impl Judge<'_> {
                 }
                 (Some((schema, name)), None) => {
                     *name == *call.name.name
-                        && self
-                            .catalog
-                            .is_some_and(|catalog| catalog.function_is_only_in(schema, name))
+                        && self.catalog.is_some_and(|catalog| {
+                            !catalog.doubts_routine(name)
+                                && catalog.function_is_only_in(schema, name)
+                        })
                 }
             }
         })
@@ -275,6 +287,16 @@ fn names_anything(references: &References) -> bool {
         && references.functions.is_empty()
         && references.operators.is_empty()
         && references.types.is_empty())
+}
+
+/// Whether DDL has touched something that is named, or that is reached by what is named.
+fn is_doubtful(catalog: &Catalog, references: &References) -> bool {
+    let mut relations = references.relations.iter();
+    relations.any(|relation| catalog.doubts_relation(&relation.name.name))
+        || references
+            .words
+            .iter()
+            .any(|word| catalog.doubts_word(word))
 }
 
 fn operator(catalog: &Catalog, name: &str) -> Option<Reason> {

@@ -369,19 +369,31 @@ fn schema_before(pieces: &[Piece<'_>], at: usize) -> Option<Box<str>> {
     (dot.is_symbol(b'.') && schema.is_name()).then(|| Box::from(&*schema.text))
 }
 
-/// Whether the name is the table of `INSERT INTO [schema.]name (columns)`.
+/// Whether the name is the table of `INSERT INTO [schema.]name [AS alias] (columns)`, or its alias.
 fn insert_target(pieces: &[Piece<'_>], at: usize) -> bool {
-    let before = pieces.get(..at).unwrap_or_default();
-    let path = before.iter().rev().take_while(|piece| {
-        piece.is_symbol(b'.')
-            || piece.kind == Kind::QuotedWord
-            || (piece.is_name() && !piece.is("into"))
-    });
-    let outside = before.len() - path.count();
-    outside
-        .checked_sub(1)
-        .and_then(|at| before.get(at))
-        .is_some_and(|piece| piece.is("into"))
+    let before = |at: usize| {
+        let at = at.checked_sub(1)?;
+        pieces.get(at).map(|piece| (at, piece))
+    };
+    match before(path_start(pieces, at)) {
+        Some((_, word)) if word.is("into") => true,
+        Some((alias, word)) if word.is("as") => before(alias)
+            .and_then(|(name, _)| before(path_start(pieces, name)))
+            .is_some_and(|(_, word)| word.is("into")),
+        Some(_) | None => false,
+    }
+}
+
+/// Where the qualified name begins that ends at `at`.
+fn path_start(pieces: &[Piece<'_>], at: usize) -> usize {
+    let mut start = at;
+    while let Some(qualifier) = start.checked_sub(2)
+        && pieces.get(start - 1).is_some_and(|dot| dot.is_symbol(b'.'))
+        && pieces.get(qualifier).is_some_and(Piece::is_name)
+    {
+        start = qualifier;
+    }
+    start
 }
 
 fn harmless(sql: &[u8], name: &str, arguments: &[Piece<'_>]) -> bool {

@@ -172,7 +172,7 @@ impl Session {
     fn names_to_ask(&self, doubt: &Doubt) -> SettingNames {
         let mut names = doubt.names.clone();
         if doubt.code == Code::Ran
-            && let Some(catalog) = self.current_catalog()
+            && let Some(catalog) = self.catalog.as_ref().and_then(|kept| kept.latest())
         {
             names = names.and(catalog.settings_of_functions());
         }

@@ -47,8 +47,8 @@ pub(super) struct OpenBlock {
     settings: Vec<SettingChange>,
     /// Whether a savepoint may have taken settings back.
     savepoints: Savepoints,
-    /// Whether it may have changed the catalog.
-    catalog: CatalogChange,
+    /// What it may have changed in the catalog.
+    catalog: CatalogEffect,
     /// The catalog when it was begun on a replica. Its statements are judged by it: DDL on the primary
     /// must not end a block that reads.
     pub(super) begun_under: Option<Arc<Catalog>>,
@@ -88,13 +88,6 @@ enum Savepoints {
     Some,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum CatalogChange {
-    #[default]
-    Same,
-    MayHaveChanged,
-}
-
 impl Session {
     /// Every reply to the segment has been passed on.
     pub(super) async fn settle(
@@ -116,12 +109,8 @@ impl Session {
             block.note(statement, link.route.role);
         }
         self.note_pins(plan, &link);
-        if plan
-            .executed
-            .iter()
-            .any(|text| text.catalog == CatalogEffect::MayChange)
-        {
-            self.invalidate_catalog();
+        for text in &plan.executed {
+            self.invalidate_catalog(&text.catalog);
         }
         if link.scanner.last_error == Some(FEATURE_NOT_SUPPORTED) {
             // Perhaps "cached plan must not change result type", after DDL that nobody sent this way.
@@ -233,10 +222,13 @@ impl Session {
         catalog.current()
     }
 
-    fn invalidate_catalog(&self) {
+    fn invalidate_catalog(&self, effect: &CatalogEffect) {
+        if *effect == CatalogEffect::None {
+            return;
+        }
         self.cluster.shared.statements.begin_generation();
         if let Some(catalog) = &self.catalog {
-            catalog.invalidate();
+            catalog.invalidate(effect);
         }
     }
 
@@ -247,9 +239,7 @@ impl Session {
             self.discard_all(link);
             return;
         }
-        if block.catalog == CatalogChange::MayHaveChanged {
-            self.invalidate_catalog();
-        }
+        self.invalidate_catalog(&block.catalog);
         let fate = fate(plan, began, outcome);
         match (link.replayed.take(), fate) {
             (None, _) | (Some(_), Some(Fate::Undone)) => {}
@@ -379,8 +369,8 @@ impl OpenBlock {
         if statement.transaction == TransactionControl::Savepoint {
             self.savepoints = Savepoints::Some;
         }
-        if statement.catalog == CatalogEffect::MayChange {
-            self.catalog = CatalogChange::MayHaveChanged;
+        if statement.catalog != CatalogEffect::None {
+            self.catalog = self.catalog.and(&statement.catalog);
         }
         if let SessionEffect::Setting(change) = &statement.session {
             self.settings.push(change.clone());

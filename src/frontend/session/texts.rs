@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError};
 
 use super::{Session, plan};
-use crate::core::statement::Classification;
+use crate::core::statement::{Classification, Reason};
 use crate::frontend::classification::{CachedText, Circumstances};
 
 /// Finds texts in the worker's cache and judges them for one session.
@@ -24,14 +24,20 @@ impl plan::Texts for SessionTexts<'_> {
 
     fn judge(&mut self, text: &CachedText) -> Arc<Classification> {
         let block = self.session.block.as_ref();
+        let kept = self.session.catalog.as_ref();
         let catalog = block
             .and_then(|block| block.begun_under.clone())
-            .or_else(|| self.session.current_catalog());
+            .or_else(|| kept?.latest());
         let classification = text.judge(Circumstances {
             catalog: catalog.as_ref(),
             policies: &self.session.policies,
             learned: &self.session.learned,
         });
+        if classification.reason == Reason::CatalogUnknown
+            && let Some(kept) = kept
+        {
+            kept.want();
+        }
         self.session
             .cluster
             .metrics

@@ -70,8 +70,13 @@ fn describe(verdict: &StatementVerdict) -> String {
         TransactionControl::TwoPhase => " twophase".to_owned(),
     };
     text.push_str(&control);
-    if verdict.catalog == CatalogEffect::MayChange {
-        text.push_str(" ddl");
+    match &verdict.catalog {
+        CatalogEffect::None => {}
+        CatalogEffect::MayChange => text.push_str(" ddl"),
+        CatalogEffect::Touches(names) => {
+            let names: Vec<&str> = names.iter().map(|touched| &*touched.name).collect();
+            write!(text, " ddl:{}", names.join(",")).unwrap();
+        }
     }
     let written = match &verdict.session {
         SessionEffect::None => Ok(()),

@@ -1,0 +1,267 @@
+//! The catalog of one database with the DDL that was seen since it was loaded.
+//!
+//! Invariants:
+//! * What a load brings covers the DDL up to the mark that was taken before it began, and no more:
+//!   later DDL stays doubtful.
+//! * A reader takes no lock.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::Notify;
+
+use crate::core::catalog::{Catalog, TouchedNames};
+use crate::core::statement::{CatalogEffect, TouchedName};
+use crate::limits::TOUCHED_NAMES;
+
+/// The catalog of one database with the DDL that was seen since it was loaded.
+#[derive(Debug)]
+pub struct DatabaseCatalog {
+    history: Mutex<History>,
+    /// What follows from `history`.
+    standing: ArcSwapOption<Standing>,
+    /// A read has met something that is not known now.
+    wanted: AtomicBool,
+    changed: Notify,
+}
+
+/// How much DDL had been seen when a load began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DdlMark {
+    seen: u64,
+    /// When the last of it was seen complete; `None` before the first.
+    pub at: Option<Instant>,
+}
+
+#[derive(Debug, Default)]
+struct History {
+    /// Grows with every DDL statement that matters to a read.
+    seen: u64,
+    last_at: Option<Instant>,
+    /// The last of them whose reach is not known; 0 for none.
+    unbounded: u64,
+    /// The others, each with its number.
+    touched: Vec<(u64, TouchedName)>,
+    loaded: Option<Loaded>,
+}
+
+#[derive(Debug)]
+struct Loaded {
+    as_of: u64,
+    catalog: Arc<Catalog>,
+}
+
+#[derive(Debug)]
+struct Standing {
+    catalog: Arc<Catalog>,
+    currency: Currency,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Currency {
+    Current,
+    Doubtful,
+}
+
+impl Default for DatabaseCatalog {
+    fn default() -> Self {
+        Self {
+            history: Mutex::new(History::default()),
+            standing: ArcSwapOption::empty(),
+            wanted: AtomicBool::new(false),
+            changed: Notify::new(),
+        }
+    }
+}
+
+impl DatabaseCatalog {
+    /// The catalog, if it is loaded and nothing in it is doubtful; else a load is wanted.
+    pub fn current(&self) -> Option<Arc<Catalog>> {
+        let standing = self.standing.load();
+        let current = standing
+            .as_ref()
+            .filter(|standing| standing.currency == Currency::Current);
+        if current.is_none() {
+            self.want();
+        }
+        current.map(|standing| Arc::clone(&standing.catalog))
+    }
+
+    /// The catalog as it was loaded, with what DDL has made doubtful in it; `None` before the first
+    /// load. Another value after every DDL statement that matters to a read.
+    pub fn latest(&self) -> Option<Arc<Catalog>> {
+        let standing = self.standing.load();
+        standing
+            .as_ref()
+            .map(|standing| Arc::clone(&standing.catalog))
+    }
+
+    /// Notes that a read went to the primary because the catalog is not known: a load is worth it.
+    pub fn want(&self) {
+        if !self.wanted.swap(true, Ordering::AcqRel) {
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// Notes that DDL may have run: what it reaches is doubtful until the next load.
+    pub fn invalidate(&self, effect: &CatalogEffect) {
+        let mut history = self.lock();
+        let names = match effect {
+            CatalogEffect::None => return,
+            CatalogEffect::MayChange => None,
+            CatalogEffect::Touches(names) => Some(names),
+        };
+        // Without a catalog it is not known whether event triggers do more.
+        let names = names.filter(|_| {
+            let loaded = history.loaded.as_ref();
+            loaded.is_some_and(|loaded| !loaded.catalog.has_event_triggers())
+        });
+        if names.is_some_and(|names| names.is_empty()) {
+            return;
+        }
+        history.note(names.map(AsRef::as_ref), Instant::now());
+        self.standing.store(history.standing());
+        drop(history);
+        self.changed.notify_waiters();
+    }
+
+    /// The mark to hand to [`Self::publish`]; taken before the load begins.
+    pub fn ddl_mark(&self) -> DdlMark {
+        let history = self.lock();
+        self.wanted.store(false, Ordering::Release);
+        DdlMark {
+            seen: history.seen,
+            at: history.last_at,
+        }
+    }
+
+    /// Publishes what a load that began at `as_of` has found.
+    pub fn publish(&self, as_of: DdlMark, catalog: Catalog) {
+        let mut history = self.lock();
+        history.loaded(as_of.seen, catalog);
+        let standing = history.standing();
+        if standing
+            .as_ref()
+            .is_some_and(|s| s.currency == Currency::Current)
+        {
+            self.wanted.store(false, Ordering::Release);
+        }
+        self.standing.store(standing);
+        drop(history);
+        self.changed.notify_waiters();
+    }
+
+    /// Resolves when a load is due: there never was one, a read wants what is doubtful, or something is
+    /// and there was no more DDL for `pause`.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn load_due(&self, pause: Duration) {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            match self.due_at(pause) {
+                Due::Now => return,
+                Due::At(at) => tokio::select! {
+                    () = changed => {}
+                    () = tokio::time::sleep_until(at.into()) => {}
+                },
+                Due::Never => changed.await,
+            }
+        }
+    }
+
+    fn due_at(&self, pause: Duration) -> Due {
+        let history = self.lock();
+        let now = Instant::now();
+        match (&history.loaded, history.last_at) {
+            (None, _) => Due::Now,
+            (Some(loaded), Some(last_at)) if loaded.as_of < history.seen => {
+                let at = last_at.checked_add(pause).unwrap_or(now);
+                if at <= now || self.wanted.load(Ordering::Acquire) {
+                    Due::Now
+                } else {
+                    Due::At(at)
+                }
+            }
+            (Some(_), _) => Due::Never,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// When a load is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Due {
+    Now,
+    At(Instant),
+    Never,
+}
+
+impl History {
+    /// One more DDL statement; its reach is not known without `names`.
+    fn note(&mut self, names: Option<&[TouchedName]>, at: Instant) {
+        self.seen += 1;
+        self.last_at = Some(at);
+        let seen = self.seen;
+        for touched in names.unwrap_or_default() {
+            let known = self.touched.iter_mut().find(|(_, known)| known == touched);
+            match known {
+                Some((mark, _)) => *mark = seen,
+                None => self.touched.push((seen, touched.clone())),
+            }
+        }
+        if names.is_none() || self.touched.len() > TOUCHED_NAMES {
+            self.make_unbounded();
+        }
+    }
+
+    fn make_unbounded(&mut self) {
+        self.unbounded = self.seen;
+        self.touched.clear();
+    }
+
+    fn loaded(&mut self, as_of: u64, catalog: Catalog) {
+        self.touched.retain(|(mark, _)| *mark > as_of);
+        if catalog.has_event_triggers() && as_of < self.seen {
+            // They were not known to be there when the later DDL was noted.
+            self.make_unbounded();
+        }
+        self.loaded = Some(Loaded {
+            as_of,
+            catalog: Arc::new(catalog),
+        });
+    }
+
+    fn standing(&self) -> Option<Arc<Standing>> {
+        let loaded = self.loaded.as_ref()?;
+        let (catalog, currency) = if self.unbounded > loaded.as_of {
+            let catalog = loaded.catalog.doubting_everything();
+            (Arc::new(catalog), Currency::Doubtful)
+        } else if self.touched.is_empty() {
+            (Arc::clone(&loaded.catalog), Currency::Current)
+        } else {
+            let catalog = loaded.catalog.doubting(self.names());
+            (Arc::new(catalog), Currency::Doubtful)
+        };
+        Some(Arc::new(Standing { catalog, currency }))
+    }
+
+    /// What a function's name leaves open weighs more.
+    fn names(&self) -> TouchedNames {
+        let mut names = TouchedNames::with_capacity(self.touched.len());
+        for (_, touched) in &self.touched {
+            let kind = names.entry(touched.name.clone()).or_insert(touched.kind);
+            *kind = touched.kind.max(*kind);
+        }
+        names
+    }
+}
+
+#[cfg(test)]
+mod tests;

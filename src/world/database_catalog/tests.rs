@@ -1,0 +1,243 @@
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+use tokio::time::timeout;
+
+use super::*;
+use crate::core::catalog::{Persistence, RelationKind, RelationRow, Source, Target};
+use crate::core::classify::{analyse, judge};
+use crate::core::policy::RoutingPolicy;
+use crate::core::statement::{AccessMode, Reason};
+
+const TABLES: [&str; 4] = ["a", "b", "c", "d"];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Triggers {
+    None,
+    Some,
+}
+
+/// The tables and `a_view`, which reads `a`.
+fn loaded(triggers: Triggers) -> Catalog {
+    let mut builder = Catalog::builder_of_empty_database();
+    for (oid, name) in (30_000..).zip(TABLES.into_iter().chain(["a_view"])) {
+        builder.relation(&RelationRow {
+            oid,
+            schema: "public",
+            name,
+            kind: RelationKind::Table,
+            persistence: Persistence::Permanent,
+        });
+    }
+    builder.reference(Source::View(30_004), Target::Relation(30_000));
+    if triggers == Triggers::Some {
+        builder.event_trigger();
+    }
+    builder.build()
+}
+
+fn load(catalog: &DatabaseCatalog) {
+    catalog.publish(catalog.ddl_mark(), loaded(Triggers::None));
+}
+
+fn ddl(catalog: &DatabaseCatalog, sql: &str) {
+    let policy = RoutingPolicy::default();
+    catalog.invalidate(&judge(&analyse(sql.as_bytes()), None, &policy).catalog);
+}
+
+fn reason(catalog: &DatabaseCatalog, sql: &str) -> Reason {
+    let policy = RoutingPolicy::default();
+    let found = judge(
+        &analyse(sql.as_bytes()),
+        catalog.latest().as_deref(),
+        &policy,
+    );
+    assert_eq!(
+        found.access == AccessMode::ReadOnly,
+        found.reason == Reason::Read
+    );
+    found.reason
+}
+
+fn of(name: &str) -> String {
+    format!("select * from {name}")
+}
+
+#[test]
+fn ddl_on_one_table_leaves_the_reads_of_others_alone() {
+    let catalog = DatabaseCatalog::default();
+    assert_eq!(reason(&catalog, &of("a")), Reason::CatalogUnknown);
+    load(&catalog);
+    ddl(&catalog, "alter table a set unlogged");
+    ddl(&catalog, "create table fresh (x int)");
+    assert_eq!(reason(&catalog, &of("a")), Reason::CatalogUnknown);
+    assert_eq!(reason(&catalog, &of("a_view")), Reason::CatalogUnknown);
+    assert_eq!(reason(&catalog, &of("fresh")), Reason::CatalogUnknown);
+    assert_eq!(reason(&catalog, "copy a to stdout"), Reason::CatalogUnknown);
+    assert_eq!(reason(&catalog, &of("b")), Reason::Read);
+    assert!(catalog.current().is_none());
+    load(&catalog);
+    assert_eq!(reason(&catalog, &of("a_view")), Reason::Read);
+    assert!(catalog.current().is_some());
+}
+
+#[test]
+fn ddl_of_unknown_reach_and_too_many_names_make_everything_doubtful() {
+    let catalog = DatabaseCatalog::default();
+    load(&catalog);
+    ddl(&catalog, "create extension x");
+    assert_eq!(reason(&catalog, &of("b")), Reason::CatalogUnknown);
+    assert_eq!(reason(&catalog, "select 1"), Reason::Read);
+    load(&catalog);
+    assert_eq!(reason(&catalog, &of("b")), Reason::Read);
+    for table in 0..TOUCHED_NAMES {
+        ddl(&catalog, &format!("create table t{table} (x int)"));
+    }
+    assert_eq!(reason(&catalog, &of("b")), Reason::Read);
+    ddl(&catalog, "create table last (x int)");
+    assert_eq!(reason(&catalog, &of("b")), Reason::CatalogUnknown);
+}
+
+#[test]
+fn an_index_makes_nothing_doubtful_unless_event_triggers_may_do_more() {
+    let catalog = DatabaseCatalog::default();
+    load(&catalog);
+    ddl(&catalog, "create index on a (x)");
+    assert!(catalog.current().is_some());
+    catalog.publish(catalog.ddl_mark(), loaded(Triggers::Some));
+    assert_eq!(reason(&catalog, &of("a")), Reason::Read);
+    ddl(&catalog, "create index on a (x)");
+    assert_eq!(reason(&catalog, &of("b")), Reason::CatalogUnknown);
+}
+
+#[test]
+fn event_triggers_found_by_a_load_reach_back_to_the_ddl_it_does_not_cover() {
+    let catalog = DatabaseCatalog::default();
+    load(&catalog);
+    let mark = catalog.ddl_mark();
+    ddl(&catalog, "create table fresh (x int)");
+    catalog.publish(mark, loaded(Triggers::Some));
+    assert_eq!(reason(&catalog, &of("b")), Reason::CatalogUnknown);
+}
+
+#[test]
+fn a_touched_function_pins_and_an_untouched_one_does_as_it_did() {
+    use crate::core::catalog::{FunctionRow, Volatility};
+    use crate::core::statement::{PinReason, SessionEffect};
+    let mut builder = Catalog::builder_of_empty_database();
+    for (oid, name) in [(30_000, "tax"), (30_001, "other")] {
+        builder.function(&FunctionRow {
+            oid,
+            schema: "public",
+            name,
+            volatility: Volatility::Stable,
+            extension: None,
+            types: &[],
+            attribute_of_row: false,
+        });
+    }
+    let catalog = DatabaseCatalog::default();
+    catalog.publish(catalog.ddl_mark(), builder.build());
+    let session = |sql: &str| {
+        let policy = RoutingPolicy::default();
+        let latest = catalog.latest();
+        let found = judge(&analyse(sql.as_bytes()), latest.as_deref(), &policy);
+        found.statements[0].session.clone()
+    };
+    let pinned = SessionEffect::Pins(PinReason::UnknownCode);
+    ddl(
+        &catalog,
+        "create or replace function tax(int) returns int language sql as ''",
+    );
+    for (sql, expected) in [
+        ("select tax(1)", &pinned),
+        ("insert into t select tax(1)", &pinned),
+        ("select other(1)", &SessionEffect::None),
+        ("insert into t select other(1)", &SessionEffect::None),
+    ] {
+        assert_eq!(&session(sql), expected, "{sql}");
+    }
+    ddl(&catalog, "do $$ begin end $$");
+    assert_eq!(session("select other(1)"), SessionEffect::None);
+    assert_eq!(session("select nobody_knows(1)"), pinned);
+    assert_eq!(session("insert into t select nobody_knows(1)"), pinned);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_waits_for_a_read_that_wants_it_or_for_a_pause() {
+    let pause = Duration::from_secs(3600);
+    let catalog = DatabaseCatalog::default();
+    let due = async |within: u64| {
+        let limit = Duration::from_millis(within);
+        timeout(limit, catalog.load_due(pause)).await.is_ok()
+    };
+    assert!(due(1).await);
+    load(&catalog);
+    assert!(!due(1).await);
+    catalog.want();
+    assert!(!due(1).await, "nothing is doubtful");
+    load(&catalog);
+    ddl(&catalog, "create table fresh (x int)");
+    assert!(!due(1).await, "nobody wants it");
+    catalog.want();
+    assert!(due(1).await);
+    load(&catalog);
+    ddl(&catalog, "create table more (x int)");
+    let at_once = timeout(Duration::from_millis(1), catalog.load_due(Duration::ZERO));
+    assert!(at_once.await.is_ok());
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Ddl(&'static str),
+    Begin,
+    Publish,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => prop::sample::select(TABLES.to_vec()).prop_map(Step::Ddl),
+        1 => Just(Step::Begin),
+        1 => Just(Step::Publish),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn a_touched_name_is_never_safe_before_a_load_that_began_later(
+        steps in prop::collection::vec(step(), 1..40),
+    ) {
+        let catalog = DatabaseCatalog::default();
+        load(&catalog);
+        let mut touched: BTreeSet<&str> = BTreeSet::new();
+        let mut begun: Option<(DdlMark, BTreeSet<&str>)> = None;
+        for step in steps {
+            match step {
+                Step::Ddl(name) => {
+                    ddl(&catalog, &format!("alter table {name} add x int"));
+                    touched.insert(name);
+                    if let Some((_, covered)) = &mut begun {
+                        covered.remove(name);
+                    }
+                }
+                Step::Begin => begun = Some((catalog.ddl_mark(), touched.clone())),
+                Step::Publish => {
+                    if let Some((mark, covered)) = begun.take() {
+                        catalog.publish(mark, loaded(Triggers::None));
+                        touched.retain(|name| !covered.contains(name));
+                    }
+                }
+            }
+            for name in TABLES {
+                let expected = if touched.contains(name) {
+                    Reason::CatalogUnknown
+                } else {
+                    Reason::Read
+                };
+                prop_assert_eq!(reason(&catalog, &of(name)), expected, "{}", name);
+            }
+            let through = reason(&catalog, &of("a_view"));
+            prop_assert_eq!(through == Reason::Read, !touched.contains("a"));
+        }
+    }
+}

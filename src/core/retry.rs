@@ -7,6 +7,9 @@ pub enum AfterError {
     Surface,
     /// The statement cannot run on a hot standby: the primary runs it.
     Misrouted,
+    /// Perhaps it cannot, perhaps it fails everywhere: that it was misrouted is known when the primary
+    /// has run it.
+    PerhapsMisrouted,
     /// The replica may not have the object yet: the primary decides.
     AskPrimary,
     /// Replay had to proceed, or the replica is going away: another node runs it.
@@ -15,14 +18,15 @@ pub enum AfterError {
 
 /// Judges the SQLSTATE with which a replica answered a read.
 ///
-/// Refusals of a hot standby come as 25006, 0A000 and 55000, and as XX000 where the message says
-/// "during recovery" (manual, "Hot Standby"). 40001 and 40P01 there are recovery conflicts
+/// Refusals of a hot standby come as 25006 and 55000, and as 0A000 and XX000 where the message says
+/// "during recovery" (manual, "Hot Standby"), which it may say in another language. 40001 and 40P01 there are recovery conflicts
 /// (`src/backend/storage/ipc/standby.c`), class 57P0x is a server that stops or starts.
 pub fn after_replica_error(sqlstate: &[u8; 5], recovery: NamesRecovery) -> AfterError {
     match (sqlstate, recovery) {
-        (b"25006" | b"0A000" | b"55000", _) | (b"XX000", NamesRecovery::Yes) => {
+        (b"25006" | b"55000", _) | (b"0A000" | b"XX000", NamesRecovery::Yes) => {
             AfterError::Misrouted
         }
+        (b"0A000", NamesRecovery::No) => AfterError::PerhapsMisrouted,
         (b"42P01" | b"42703" | b"42883" | b"42704" | b"3F000", _) => AfterError::AskPrimary,
         (b"40001" | b"40P01" | b"57P01" | b"57P02" | b"57P03", _) => AfterError::Elsewhere,
         _ => AfterError::Surface,
@@ -44,9 +48,10 @@ mod tests {
 
     #[test]
     fn only_errors_that_belong_to_the_replica_are_taken_back() {
-        let cases: [(&[u8; 5], NamesRecovery, AfterError); 10] = [
+        let cases: [(&[u8; 5], NamesRecovery, AfterError); 11] = [
             (b"25006", NamesRecovery::No, AfterError::Misrouted),
-            (b"0A000", NamesRecovery::No, AfterError::Misrouted),
+            (b"0A000", NamesRecovery::Yes, AfterError::Misrouted),
+            (b"0A000", NamesRecovery::No, AfterError::PerhapsMisrouted),
             (b"55000", NamesRecovery::No, AfterError::Misrouted),
             (b"XX000", NamesRecovery::Yes, AfterError::Misrouted),
             (b"XX000", NamesRecovery::No, AfterError::Surface),

@@ -104,7 +104,8 @@ pub enum RetryCause {
     Conflict,
     /// The connection was lost before the first byte of a result.
     Lost,
-    /// The replica does not have an object that the statement names.
+    /// The replica does not have an object that the statement names, or lacks a feature that the primary
+    /// may have.
     Missing,
 }
 

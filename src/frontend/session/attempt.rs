@@ -30,8 +30,17 @@ use crate::protocol::segment::SegmentEnd;
 struct Attempts {
     request: RouteRequest,
     count: usize,
-    /// The SQLSTATE with which a replica refused the segment.
-    misrouted: Option<SqlState>,
+    /// How a replica refused the segment.
+    misrouted: Option<Misrouted>,
+}
+
+/// How a replica refused a segment.
+#[derive(Debug, Clone, Copy)]
+enum Misrouted {
+    /// As a hot standby does.
+    Told,
+    /// With this error, which may come from every node.
+    Perhaps(SqlState, NodeId),
 }
 
 /// What one attempt led to.
@@ -93,7 +102,12 @@ impl Session {
             match self.attempt(plan, &mut extent, &mut attempts).await {
                 Ok(Attempted::Done(link)) => {
                     self.inbound.consume(extent.length);
-                    if attempts.misrouted.is_some() && !link.scanner.outcome.has(Outcome::ERROR) {
+                    if let Some(misrouted) = attempts.misrouted
+                        && !link.scanner.outcome.has(Outcome::ERROR)
+                    {
+                        if let Misrouted::Perhaps(sqlstate, node) = misrouted {
+                            self.note_misrouted(sqlstate, node);
+                        }
                         self.learn_write(plan);
                     }
                     return self.settle(link, plan, extent).await;
@@ -110,7 +124,11 @@ impl Session {
     fn begins_blindly(&self, plan: &Plan) -> bool {
         let mut statements = plan.executed.iter().flat_map(|text| text.statements.iter());
         let begins = statements.any(|one| matches!(one.transaction, TransactionControl::Begin(_)));
-        begins && self.current_catalog().is_none()
+        let put_off = self
+            .block
+            .as_deref()
+            .is_some_and(|block| block.put_off.is_some());
+        (begins || put_off) && self.current_catalog().is_none()
     }
 
     async fn attempt(
@@ -288,14 +306,14 @@ impl Session {
         match after_replica_error(&sqlstate.0, recovery) {
             AfterError::Surface => return false,
             AfterError::Misrouted => {
-                metrics.count_misrouted(sqlstate.as_str());
-                tracing::warn!(
-                    node = %self.node_name(route.node),
-                    sqlstate = sqlstate.as_str(),
-                    "a replica refused a statement; the primary runs it"
-                );
-                attempts.misrouted = Some(sqlstate);
+                self.note_misrouted(sqlstate, route.node);
+                attempts.misrouted = Some(Misrouted::Told);
                 attempts.request.target = Target::Primary(RouteReason::Misrouted);
+            }
+            AfterError::PerhapsMisrouted => {
+                metrics.count_retry(RetryCause::Missing);
+                attempts.misrouted = Some(Misrouted::Perhaps(sqlstate, route.node));
+                attempts.request.target = Target::Primary(RouteReason::Retried);
             }
             AfterError::AskPrimary => {
                 metrics.count_retry(RetryCause::Missing);
@@ -307,6 +325,15 @@ impl Session {
             }
         }
         true
+    }
+
+    fn note_misrouted(&self, sqlstate: SqlState, node: NodeId) {
+        self.cluster.metrics.count_misrouted(sqlstate.as_str());
+        tracing::warn!(
+            node = %self.node_name(node),
+            sqlstate = sqlstate.as_str(),
+            "a replica refused a statement; the primary runs it"
+        );
     }
 
     /// Takes the rest of a refused segment off the connection, so that it can be used again.

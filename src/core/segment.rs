@@ -79,6 +79,20 @@ pub fn may_join_replica_block(statement: &StatementVerdict) -> bool {
     }
 }
 
+/// Whether a statement may run in a read-only block on a replica that cannot be moved any more, though
+/// it is not known to be a read: all it can do there, besides reading, is to change settings of the
+/// block or the session, or to be refused by the replica.
+pub fn may_stay_on_replica(statement: &StatementVerdict) -> bool {
+    let harmless = matches!(
+        statement.session,
+        SessionEffect::None | SessionEffect::Setting(_)
+    );
+    // Another node's locks would exclude nobody.
+    harmless
+        && statement.reason != Reason::AdvisoryLock
+        && statement.transaction != TransactionControl::TwoPhase
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Any {
     Nothing,
@@ -264,6 +278,17 @@ mod tests {
             target([], Consistency::Session, None),
             Target::Primary(RouteReason::Write)
         );
+    }
+
+    #[test]
+    fn a_block_that_cannot_move_takes_what_leaves_nothing_behind() {
+        let mut statement = verdict(AccessMode::ReadWrite, TransactionControl::None);
+        assert!(may_stay_on_replica(&statement));
+        statement.reason = Reason::AdvisoryLock;
+        assert!(!may_stay_on_replica(&statement));
+        statement.reason = Reason::SessionState;
+        statement.session = SessionEffect::Pins(crate::core::statement::PinReason::Listen);
+        assert!(!may_stay_on_replica(&statement));
     }
 
     #[test]

@@ -4,11 +4,12 @@
 //! has done nothing but read, it can go on in a new block on the primary. Otherwise it cannot go on.
 
 use super::link::Link;
-use super::plan::Plan;
+use super::plan::{Needs, Plan};
 use super::serve::Extent;
 use super::{Session, SessionEnd};
 use crate::core::guarantee::Floor;
 use crate::core::router::{NodeSet, RouteReason, RouteRequest, Target};
+use crate::core::segment::may_stay_on_replica;
 use crate::frontend::error::ProxyError;
 use crate::protocol::replies::Hold;
 
@@ -32,7 +33,7 @@ impl Session {
             .0
             .contains_key("default_transaction_isolation");
         let Some(begin) = begin.filter(|_| !isolation_is_set) else {
-            return Err(SessionEnd::Fatal(REFUSED));
+            return self.stay_on_replica(link, plan, extent).await;
         };
         self.end_replica_block(link).await;
         let request = RouteRequest {
@@ -47,5 +48,23 @@ impl Session {
         self.send(&mut primary, plan, extent, Hold::Released)?;
         self.inbound.consume(extent.length);
         self.finish(primary, plan, extent).await
+    }
+
+    /// The block cannot be moved: its statements share one snapshot. What leaves nothing on the
+    /// connection runs where the block is; whether it may write, the replica judges itself.
+    async fn stay_on_replica(
+        &mut self,
+        mut link: Box<Link>,
+        plan: &Plan,
+        extent: Extent,
+    ) -> Result<(), SessionEnd> {
+        let mut statements = plan.texts.iter().flat_map(|text| text.statements.iter());
+        if plan.needs == Needs::Primary || !statements.all(may_stay_on_replica) {
+            return Err(SessionEnd::Fatal(REFUSED));
+        }
+        link.route.reason = RouteReason::ReadOnlyTransaction;
+        self.send(&mut link, plan, extent, Hold::Released)?;
+        self.inbound.consume(extent.length);
+        self.finish(link, plan, extent).await
     }
 }

@@ -36,6 +36,11 @@ async fn dbd_pg_finds_no_difference() {
 }
 
 #[tokio::test]
+async fn asyncpg_finds_no_difference() {
+    check(&Program::python("asyncpg").with_section("pool")).await;
+}
+
+#[tokio::test]
 async fn php_pdo_finds_no_difference() {
     let has = "exit(extension_loaded('pdo_pgsql') && extension_loaded('pgsql') ? 0 : 1);";
     let probe = ["php", "-r", has];
@@ -54,6 +59,11 @@ async fn ruby_pg_finds_no_difference() {
 #[tokio::test]
 async fn lib_pq_finds_no_difference() {
     check(&Program::compiled("golang_pq", "golang_pq")).await;
+}
+
+#[tokio::test]
+async fn pgx_finds_no_difference() {
+    check(&Program::compiled("pgx", "pgx").with_section("pool")).await;
 }
 
 #[tokio::test]

@@ -11,12 +11,12 @@ mkdir -p "$target"
 packages=(
     python3-venv
     default-jdk-headless libpostgresql-jdbc-java
-    golang-go golang-github-lib-pq-dev
+    golang-go golang-github-lib-pq-dev golang-github-jackc-pgx-v4-dev
     ruby ruby-pg ruby-activerecord
     php-cli php-pgsql
     libdbd-pg-perl
 )
-python=(psycopg sqlalchemy django)
+python=(psycopg asyncpg sqlalchemy django)
 
 # Any Node.js will do, with its own npm or that of the system.
 command -v node >/dev/null || packages+=(nodejs)
@@ -67,7 +67,7 @@ compile_java() {
 # From the packages of the system only, without modules.
 compile_go() {
     local folder
-    for folder in golang_pq; do
+    for folder in golang_pq pgx; do
         if [ "$target/$folder" -nt "$folder/main.go" ]; then continue; fi
         GO111MODULE=off GOPATH=/usr/share/gocode GOCACHE="$target/gocache" \
             go build -o "$target/$folder" "./$folder"

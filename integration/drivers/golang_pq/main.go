@@ -162,7 +162,7 @@ func transaction(db *sql.DB, conn *sql.Conn) {
 	fails("failed block", tx, "SELECT 1")
 	show("commit", tx.Commit())
 	fmt.Println(rows(db, "SELECT count(*) FROM item WHERE name = $1", "lost"))
-	tx, err = db.BeginTx(background, &sql.TxOptions{ReadOnly: true})
+	tx, err = db.BeginTx(background, &sql.TxOptions{ReadOnly: true, Isolation: sql.LevelRepeatableRead})
 	must(err)
 	fmt.Println(rows(tx, "SELECT count(*) FROM item WHERE id < $1", 5))
 	fails("read only", tx, "INSERT INTO item (name) VALUES ('no')")

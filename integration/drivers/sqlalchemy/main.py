@@ -112,7 +112,7 @@ def transaction(engine):
     with engine.connect() as conn:
         fails("broken", lambda: conn.execute(text("SELECT 1/0")))
         fails("failed block", lambda: conn.execute(text("SELECT 1")))
-    for level in ("READ COMMITTED",):
+    for level in ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"):
         reading = engine.execution_options(isolation_level=level, postgresql_readonly=True)
         with Session(reading) as session:
             print(level, session.scalar(text("SHOW transaction_isolation")),

@@ -12,7 +12,6 @@ use crate::frontend::error::{Limit, ProxyError};
 use crate::frontend::session::own;
 use crate::frontend::session::state::SessionState;
 use crate::frontend::statements::{Prepared, SERVER_NAME_PREFIX, StatementRegistry, server_name};
-use crate::protocol::backend::TransactionStatus;
 use crate::protocol::frame::{FrameHeader, HEADER_BYTES};
 use crate::protocol::frontend::{
     Bind, Named, Parse, tag, write_bind, write_named_statement, write_parse,
@@ -154,14 +153,6 @@ impl Translation<'_> {
                 Expected::Parsed(Disposition::Discard, Some(existing.id)),
             );
             write_parse(to.out, existing.server_name(), parse.sql, parse.types);
-            to.replies
-                .push(Expected::Parsed(Disposition::Forward, None));
-            return Ok(());
-        }
-        if self.own.status == TransactionStatus::Failed && to.node.is_some() {
-            // It fails, whatever it is; under no name, so that nothing is left in doubt.
-            write_parse(to.out, b"", parse.sql, parse.types);
-            to.forget_unnamed();
             to.replies
                 .push(Expected::Parsed(Disposition::Forward, None));
             return Ok(());

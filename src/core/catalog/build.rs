@@ -1,5 +1,7 @@
 //! From rows of the catalog to verdicts.
 
+mod used;
+
 use std::collections::{HashMap, HashSet};
 
 use super::builtin::{self, SYSTEM_SCHEMA};
@@ -232,50 +234,6 @@ impl CatalogBuilder {
         Catalog::new(catalog)
     }
 
-    /// The names of the functions and types that something else than a text refers to, so that a
-    /// change to one may change the verdict of a thing with another name.
-    fn used(&self) -> HashSet<Box<str>> {
-        let operators = self.operators.values().map(|operator| operator.function);
-        let casts = self.casts.iter().map(|(_, function, _)| *function);
-        let inputs = self.types.values().map(|found| found.function);
-        let referenced = self
-            .references
-            .iter()
-            .filter_map(|(_, target)| match target {
-                Target::Function(oid) => Some(*oid),
-                Target::Operator(_) | Target::Relation(_) | Target::Type(_) => None,
-            });
-        let functions = operators
-            .chain(casts)
-            .chain(inputs)
-            .chain(referenced)
-            .chain(self.supported.iter().copied())
-            .chain(self.comparison_functions.iter().copied())
-            .filter_map(|oid| self.functions.get(&oid))
-            .map(|function| function.name.clone());
-        functions.chain(self.used_types()).collect()
-    }
-
-    fn used_types(&self) -> impl Iterator<Item = Box<str>> {
-        let arguments = self.functions.values().flat_map(|function| &function.types);
-        let casts = self.casts.iter().map(|(target, _, _)| target);
-        let referenced = self
-            .references
-            .iter()
-            .filter_map(|(_, target)| match target {
-                Target::Type(oid) => Some(oid),
-                Target::Operator(_) | Target::Relation(_) | Target::Function(_) => None,
-            });
-        let outright = arguments.chain(casts).chain(referenced);
-        let outright = outright.filter_map(|oid| self.types.get(oid));
-        // Every type is part of its own array type.
-        let parts = self.types.values().flat_map(|whole| {
-            let parts = whole.parts.iter().filter_map(|oid| self.types.get(oid));
-            parts.filter(|part| whole.name.strip_prefix('_') != Some(&*part.name))
-        });
-        outright.chain(parts).map(|found| found.name.clone())
-    }
-
     fn refuses_function(&self, oid: u32) -> bool {
         self.functions
             .get(&oid)
@@ -341,12 +299,9 @@ impl CatalogBuilder {
                 let missing = is_missing(oid) && !self.types.contains_key(&oid);
                 missing || self.unsafe_types.contains(&oid)
             }
-            Target::Relation(oid) => self
-                .relations
-                .get(&oid)
-                .map_or(is_missing(oid), |relation| {
-                    relation.verdict != RelationVerdict::Safe
-                }),
+            Target::Relation(oid) => self.relations.get(&oid).map_or(is_missing(oid), |found| {
+                found.verdict != RelationVerdict::Safe
+            }),
         }
     }
 
@@ -494,8 +449,7 @@ const fn is_missing(oid: u32) -> bool {
     oid >= FIRST_USER_OID
 }
 
-/// The most relations behind one view that are kept: `routing.primary_tables` is checked against them,
-/// and what DDL has touched.
+/// The most relations behind one view that are kept.
 const REACH_LIMIT: usize = 1_000;
 
 fn reachable(from: u32, edges: &HashMap<u32, Vec<u32>>) -> HashSet<u32> {

@@ -79,10 +79,6 @@ impl StatementFacts {
         }
     }
 
-    fn changing_catalog(self) -> Self {
-        self.with_effect(CatalogEffect::MayChange)
-    }
-
     fn with_effect(self, catalog: CatalogEffect) -> Self {
         Self { catalog, ..self }
     }
@@ -169,7 +165,7 @@ fn session_statement(
         "execute" => StatementFacts::plain(Reason::Code).pinned(PinReason::SqlPrepare),
         "do" | "call" => StatementFacts::plain(Reason::Code)
             .pinned(PinReason::UnknownCode)
-            .changing_catalog()
+            .with_effect(CatalogEffect::MayChange)
             .configuring(sql, pieces),
         "create" | "alter" | "drop" | "import" | "reassign" => definition(sql, pieces),
         "grant" | "revoke" | "comment" | "security" => StatementFacts::plain(Reason::Ddl),
@@ -259,7 +255,7 @@ fn definition(sql: &[u8], pieces: &[Piece<'_>]) -> StatementFacts {
         return if creates {
             facts
         } else {
-            facts.changing_catalog()
+            facts.with_effect(CatalogEffect::MayChange)
         };
     }
     let runs_query = creates

@@ -61,11 +61,10 @@ const QUOTED_LISTS: [&str; 5] = [
     "temp_tablespaces",
 ];
 
+/// Every object depends on its schema; 2615 is `pg_namespace` (`src/include/catalog/pg_namespace.h`).
 const FIXED: &str = "SELECT 'wear', '' WHERE pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0 \
- UNION ALL SELECT 'bound', 'temporary_object' WHERE pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0 AND (\
- EXISTS (SELECT FROM pg_catalog.pg_class WHERE relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
- OR EXISTS (SELECT FROM pg_catalog.pg_proc WHERE pronamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
- OR EXISTS (SELECT FROM pg_catalog.pg_type WHERE typnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema())) \
+ UNION ALL SELECT 'bound', 'temporary_object' WHERE EXISTS (SELECT FROM pg_catalog.pg_depend \
+ WHERE refclassid OPERATOR(pg_catalog.=) 2615 AND refobjid OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
  UNION ALL SELECT 'bound', 'advisory_lock' WHERE EXISTS (SELECT FROM pg_catalog.pg_locks \
  WHERE locktype OPERATOR(pg_catalog.=) 'advisory' AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()) \
  UNION ALL SELECT 'bound', 'listen' WHERE EXISTS (SELECT pg_catalog.pg_listening_channels()) \

@@ -355,7 +355,6 @@ async fn error(conn: &mut PgConnection) -> Outcome {
         "SELECT 'x'::int",
     ] {
         show(sql, sqlx::query(sql).execute(&mut *conn).await);
-        show("described", conn.describe(sql).await.map(|_| ()));
     }
     show(
         "batch",

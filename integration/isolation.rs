@@ -5,6 +5,7 @@
 mod harness;
 
 use std::thread;
+use std::time::Duration;
 
 use harness::Proxy;
 use harness::parity::filled;
@@ -58,4 +59,50 @@ fn stay_yourself(port: u16, i: usize, rounds: usize) {
         let row = row.unwrap_or_else(|| panic!("client {i}, round {round}: {answer:?}"));
         assert_eq!(row.values(), own, "client {i}, round {round}");
     }
+}
+
+/// One connection for everybody, on the primary.
+const SHARED: &str = "clusters: { main: { pool: { size: 1 } } }";
+
+/// A statement for the primary that leaves nothing behind.
+const ON_PRIMARY: &str = "SELECT pg_backend_pid()";
+
+#[tokio::test]
+async fn a_session_whose_role_is_gone_is_told_and_its_statement_does_not_run() {
+    let cluster = filled().await;
+    let roles = "CREATE ROLE gone; GRANT gone TO app; CREATE TABLE seen (a int)";
+    cluster.superuser_sql(0, roles).await.unwrap();
+    let grant = "GRANT INSERT ON seen TO gone, app";
+    cluster.superuser_sql(0, grant).await.unwrap();
+    let proxy = Proxy::start(cluster, SHARED).await;
+    let (mut session, mut other) = (Wire::connect(proxy.port()), Wire::connect(proxy.port()));
+    session.run("SET ROLE gone");
+    other.run(ON_PRIMARY);
+    let drop = "REVOKE ALL ON seen FROM gone; DROP ROLE gone";
+    cluster.superuser_sql(0, drop).await.unwrap();
+
+    session.wait_at_most(Duration::from_secs(10));
+    session.send(&wire::query("INSERT INTO seen VALUES (1)"));
+    let answer = session.receive();
+    assert_eq!(answer.tag, b'E', "{answer:?}");
+    let rows = cluster.superuser_sql(0, "SELECT count(*) FROM seen").await;
+    assert_eq!(rows.unwrap()[0][0].as_deref(), Some("0"));
+    other.run(ON_PRIMARY);
+}
+
+#[tokio::test]
+async fn nobody_is_given_the_numbers_of_anothers_sequence() {
+    let cluster = filled().await;
+    let sequence = "CREATE SEQUENCE numbers; GRANT ALL ON SEQUENCE numbers TO app";
+    cluster.superuser_sql(0, sequence).await.unwrap();
+    let proxy = Proxy::start(cluster, SHARED).await;
+    let (mut session, mut other) = (Wire::connect(proxy.port()), Wire::connect(proxy.port()));
+    assert_eq!(session.value("SELECT nextval('numbers')"), "1");
+    assert_eq!(other.value("SELECT nextval('numbers')"), "2");
+
+    let answer = session.query("SELECT currval('numbers')");
+    let error = answer.iter().find_map(wire::Message::sqlstate);
+    assert_eq!(error.as_deref(), Some("55000"), "{answer:?}");
+    assert_eq!(session.value("SELECT nextval('numbers')"), "3");
+    assert_eq!(session.value("SELECT currval('numbers'), lastval()"), "3");
 }

@@ -174,7 +174,8 @@ impl Session {
                     link.scanner.hold = Hold::Released;
                 }
                 Ok(Pause::Input) => self.feed_copy(&mut link).map_err(Failure::Session)?,
-                Err(LinkError::OwnFailed) => return self.after_refusal(&link, attempts),
+                // What was sent for the primary is used up and cannot be sent again.
+                Err(LinkError::OwnFailed) => return self.after_loss(&link, attempts),
                 Err(LinkError::Server(_)) if may_repeat && link.progress == Progress::Untouched => {
                     return self.after_loss(&link, attempts);
                 }

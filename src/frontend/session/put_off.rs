@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
+use super::link::Link;
 use super::plan::{Needs, Plan};
 use super::serve::Extent;
-use super::settle::OpenBlock;
+use super::settle::{Batch, OpenBlock};
 use super::{Session, SessionEnd, own};
 use crate::core::classify::deallocated_name;
 use crate::core::statement::{Chain, Hint, SessionEffect, TransactionControl, TransactionModes};
@@ -51,7 +52,8 @@ impl Session {
         plan: &Plan,
         extent: Extent,
     ) -> Result<bool, SessionEnd> {
-        if self.link.as_deref().is_some_and(|link| !link.is_quiet()) {
+        let node_waits = |link: &Link| !link.is_quiet() || link.batch == Batch::Open;
+        if self.link.as_deref().is_some_and(node_waits) {
             return Ok(false);
         }
         let block = self.block.as_deref();

@@ -252,8 +252,13 @@ impl Session {
         if fate.is_none() || block.savepoints == Savepoints::Some {
             self.suspect(PinReason::Setting, &SettingNames::default());
         } else if fate == Some(Fate::Kept) {
+            // The client is told nothing of what a replica reports, so that says nothing here.
+            let told = match link.route.role {
+                NodeRole::Replica => &[],
+                NodeRole::Primary | NodeRole::Unknown => &*self.told,
+            };
             for change in &block.settings {
-                self.state.apply_setting(change, &self.told);
+                self.state.apply_setting(change, told);
             }
             link.lease.settings = Arc::clone(&self.state.settings);
         }

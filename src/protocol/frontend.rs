@@ -96,13 +96,15 @@ pub enum Named<'a> {
     Statement(&'a [u8]),
     /// A portal.
     Portal(&'a [u8]),
+    /// Something that the protocol does not have.
+    Unknown,
 }
 
 impl<'a> Named<'a> {
     /// Reads the body of a Describe or Close message.
     ///
     /// # Errors
-    /// When the kind is neither `S` nor `P`, or the name is not terminated.
+    /// When there is no kind or the name is not terminated.
     pub fn read(body: &'a [u8]) -> Result<Self, Malformed> {
         let mut reader = Reader::new(body);
         let kind = reader.byte()?;
@@ -110,7 +112,7 @@ impl<'a> Named<'a> {
         match kind {
             b'S' => Ok(Self::Statement(name)),
             b'P' => Ok(Self::Portal(name)),
-            _ => Err(Malformed),
+            _ => Ok(Self::Unknown),
         }
     }
 }
@@ -181,7 +183,8 @@ mod tests {
             assert_eq!(Parse::read(body), Err(Malformed), "{body:?}");
         }
         assert_eq!(Bind::read(b"p\0s"), Err(Malformed));
-        assert_eq!(Named::read(b"Xname\0"), Err(Malformed));
+        assert_eq!(Named::read(b"Xname\0"), Ok(Named::Unknown));
+        assert_eq!(Named::read(b"Sname"), Err(Malformed));
         assert_eq!(Named::read(b""), Err(Malformed));
         assert_eq!(query_text(b"SELECT 1"), Err(Malformed));
         assert_eq!(query_text(b"SELECT 1\0x"), Err(Malformed));

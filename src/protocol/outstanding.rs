@@ -41,6 +41,9 @@ pub enum Expected {
     Aside,
     /// These bytes go to the client when everything before them has been answered.
     Synthesize(Box<[u8]>),
+    /// The reply to a Close of pgweir's own, behind a COPY IN that has failed and a Sync of pgweir's own.
+    /// If a second `ReadyForQuery` comes before it, the client's Sync before the COPY was not ignored.
+    AfterCopy,
     /// The client's Parse of a statement that the node has already: answered like `Synthesize`.
     AlreadyParsed(u64),
     /// The client's Close of the statement with this name, of which the node learns nothing.
@@ -72,6 +75,18 @@ enum Mode {
 pub struct OutstandingReplies {
     queue: VecDeque<Expected>,
     mode: Mode,
+    copy_syncs: CopySyncs,
+}
+
+/// What becomes of the Syncs that were sent before the data of a COPY IN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum CopySyncs {
+    /// There are none.
+    None,
+    /// The node ignores them if it reads data before them.
+    Sent,
+    /// The COPY has failed: the node is to be asked ([`Expected::AfterCopy`]).
+    Unclear,
 }
 
 impl Default for OutstandingReplies {
@@ -79,6 +94,7 @@ impl Default for OutstandingReplies {
         Self {
             queue: VecDeque::new(),
             mode: Mode::Normal,
+            copy_syncs: CopySyncs::None,
         }
     }
 }
@@ -134,6 +150,7 @@ impl OutstandingReplies {
             | Expected::Synced
             | Expected::Inspection
             | Expected::Aside
+            | Expected::AfterCopy
             | Expected::Query(_) => return None,
         }
         match self.queue.pop_front()? {
@@ -148,6 +165,7 @@ impl OutstandingReplies {
             | Expected::Synced
             | Expected::Inspection
             | Expected::Aside
+            | Expected::AfterCopy
             | Expected::Query(_) => None,
         }
     }
@@ -168,6 +186,7 @@ impl OutstandingReplies {
                 | Expected::Described
                 | Expected::Executed
                 | Expected::Aside
+                | Expected::AfterCopy
                 | Expected::Synthesize(_)
                 | Expected::AlreadyClosed(_)
                 | Expected::AlreadyParsed(_) => lost(head),
@@ -175,15 +194,48 @@ impl OutstandingReplies {
             self.queue.pop_front();
         }
         self.mode = Mode::Skipping;
+        if self.copy_syncs == CopySyncs::Sent {
+            self.copy_syncs = CopySyncs::Unclear;
+            self.mode = Mode::Normal;
+            self.queue.extend([
+                Expected::Query(Disposition::Discard),
+                Expected::AfterCopy,
+                Expected::Query(Disposition::Discard),
+            ]);
+        }
     }
 
     /// COPY IN has begun in the extended protocol: the node ignores the Syncs that were sent before
-    /// the data (`CopyGetData`, `src/backend/commands/copyfromparse.c`), so none of them is answered.
-    /// Says how many these were.
-    pub fn copy_in_began(&mut self) -> usize {
+    /// the data (`CopyGetData`, `src/backend/commands/copyfromparse.c`), so none of them is answered,
+    /// unless the COPY fails before it reads data.
+    pub fn copy_in_began(&mut self) {
         let before = self.queue.len();
         self.queue.retain(|expected| *expected != Expected::Synced);
-        before - self.queue.len()
+        if self.queue.len() < before {
+            self.copy_syncs = CopySyncs::Sent;
+        }
+    }
+
+    /// A command has ended well; `true` if it was a COPY IN whose Sync was ignored.
+    pub fn copy_in_ended(&mut self) -> bool {
+        let ignored = self.copy_syncs == CopySyncs::Sent;
+        self.copy_syncs = CopySyncs::None;
+        ignored
+    }
+
+    /// This reply comes next.
+    pub fn put_first(&mut self, expected: Expected) {
+        self.queue.push_front(expected);
+    }
+
+    /// Whether the node is to be asked now what became of the Syncs before a COPY IN: with a Sync, a
+    /// Close of a portal and a Sync.
+    pub fn must_ask_after_copy(&mut self) -> bool {
+        let asks = self.copy_syncs == CopySyncs::Unclear;
+        if asks {
+            self.copy_syncs = CopySyncs::None;
+        }
+        asks
     }
 
     /// Statement numbers whose Parse has been sent and not been answered.
@@ -236,5 +288,27 @@ mod tests {
         assert_eq!(replies.pop_own(), None);
         assert_eq!(replies.pop(), Some(Expected::Bound));
         assert_eq!(replies.pop_own(), Some(Own::Bytes(b"x".as_slice().into())));
+    }
+
+    #[test]
+    fn after_a_failed_copy_it_is_asked_what_became_of_the_sync_before_it() {
+        let mut replies = OutstandingReplies::default();
+        replies.push(Expected::Executed);
+        replies.push(Expected::Synced);
+        replies.copy_in_began();
+        assert_eq!(replies.len(), 1);
+        assert!(!replies.must_ask_after_copy());
+        replies.fail(|_| {});
+        assert!(replies.must_ask_after_copy() && !replies.must_ask_after_copy());
+        assert!(!replies.is_skipping());
+        assert_eq!(replies.pop(), Some(Expected::Query(Disposition::Discard)));
+        assert_eq!(replies.pop(), Some(Expected::AfterCopy));
+
+        let mut replies = OutstandingReplies::default();
+        replies.push(Expected::Executed);
+        replies.push(Expected::Synced);
+        replies.copy_in_began();
+        replies.pop();
+        assert!(replies.copy_in_ended() && !replies.copy_in_ended());
     }
 }

@@ -4,6 +4,7 @@
 //! only where routing needs it (`ReadyForQuery`, `ErrorResponse`, `CommandComplete`,
 //! `ParameterStatus`), so that a row costs a few instructions and a result is never held.
 
+mod errors;
 mod outcome;
 
 use std::ops::Range;
@@ -281,14 +282,19 @@ impl ReplyScanner {
             (tag::ERROR, _) => Ok(self.error(body, replies)),
             (
                 tag::READY_FOR_QUERY,
-                Some(Expected::Synced | Expected::Inspection | Expected::Query(_)),
-            ) => {
-                let status = body.and_then(|body| TransactionStatus::read(body).ok());
-                self.status = status.ok_or(unexpected)?;
-                self.has_result = ResultSeen::Yes;
-                Ok(popped(replies))
-            }
+                Some(
+                    Expected::Synced
+                    | Expected::Inspection
+                    | Expected::AfterCopy
+                    | Expected::Query(_),
+                ),
+            ) => self.ready(body, replies),
             (tag::COMMAND_COMPLETE, Some(Expected::Aside)) => Ok(popped(replies)),
+            (tag::CLOSE_COMPLETE, Some(Expected::AfterCopy)) => {
+                self.outcome.add(Outcome::CLIENT_SKIPS);
+                replies.pop();
+                Ok(Disposition::Discard)
+            }
             (_, Some(Expected::Query(Disposition::Discard) | Expected::Inspection))
             | (tag::PARSE_COMPLETE | tag::BIND_COMPLETE, Some(Expected::Aside)) => {
                 Ok(Disposition::Discard)
@@ -308,8 +314,12 @@ impl ReplyScanner {
                 tag::COMMAND_COMPLETE | tag::EMPTY_QUERY | tag::PORTAL_SUSPENDED,
                 Some(Expected::Executed | Expected::Query(_)),
             ) => {
+                let is_executed = head == Some(&Expected::Executed);
+                if replies.copy_in_ended() {
+                    self.outcome.add(Outcome::SYNC_IGNORED);
+                }
                 self.completed(body);
-                if head == Some(&Expected::Executed) {
+                if is_executed {
                     replies.pop();
                 }
                 forward
@@ -319,8 +329,8 @@ impl ReplyScanner {
                 Some(Expected::Executed | Expected::Query(_)),
             ) => {
                 self.has_result = ResultSeen::Yes;
-                if tag == tag::COPY_IN && replies.copy_in_began() > 0 {
-                    self.outcome.add(Outcome::SYNC_IGNORED);
+                if tag == tag::COPY_IN {
+                    replies.copy_in_began();
                 }
                 forward
             }
@@ -328,44 +338,17 @@ impl ReplyScanner {
         }
     }
 
-    fn error(&mut self, body: Option<&[u8]>, replies: &mut OutstandingReplies) -> Disposition {
-        let view = body.and_then(|body| ErrorView::read(body).ok());
-        self.last_error = view.map(|view| view.sqlstate);
-        if view.is_some_and(|view| view.is_fatal()) {
-            self.outcome.add(Outcome::FATAL);
-        }
-        match replies.head() {
-            Some(Expected::Query(Disposition::Discard) | Expected::Inspection) => {
-                self.outcome.add(Outcome::OWN_QUERY_FAILED);
-                Disposition::Discard
-            }
-            Some(Expected::Query(Disposition::Forward)) => {
-                self.outcome.add(Outcome::ERROR);
-                Disposition::Forward
-            }
-            _ => {
-                self.outcome.add(Outcome::ERROR);
-                let (unparsed, outcome) = (&mut self.unparsed, &mut self.outcome);
-                let unclosed = &mut self.unclosed;
-                replies.fail(|lost| match lost {
-                    Expected::Parsed(_, Some(id)) => unparsed.push(*id),
-                    Expected::Parsed(_, None) => outcome.add(Outcome::UNNAMED_LOST),
-                    Expected::Closed(Disposition::Discard) => outcome.add(Outcome::CLOSE_LOST),
-                    Expected::Closed(Disposition::Forward)
-                    | Expected::Bound
-                    | Expected::Described
-                    | Expected::Executed
-                    | Expected::Synced
-                    | Expected::Query(_)
-                    | Expected::Inspection
-                    | Expected::Aside
-                    | Expected::Synthesize(_)
-                    | Expected::AlreadyParsed(_) => {}
-                    Expected::AlreadyClosed(name) => unclosed.push(name.clone()),
-                });
-                Disposition::Forward
-            }
-        }
+    fn ready(
+        &mut self,
+        body: Option<&[u8]>,
+        replies: &mut OutstandingReplies,
+    ) -> Result<Disposition, UnexpectedReply> {
+        let status = body.and_then(|body| TransactionStatus::read(body).ok());
+        self.status = status.ok_or(UnexpectedReply {
+            tag: tag::READY_FOR_QUERY,
+        })?;
+        self.has_result = ResultSeen::Yes;
+        Ok(popped(replies))
     }
 
     fn completed(&mut self, body: Option<&[u8]>) {
@@ -447,6 +430,10 @@ fn popped(replies: &mut OutstandingReplies) -> Disposition {
             | Expected::Query(disposition),
         ) => disposition,
         Some(Expected::Inspection | Expected::Aside) => Disposition::Discard,
+        Some(Expected::AfterCopy) => {
+            replies.put_first(Expected::Closed(Disposition::Discard));
+            Disposition::Forward
+        }
         _ => Disposition::Forward,
     }
 }

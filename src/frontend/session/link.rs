@@ -399,6 +399,7 @@ impl Link {
             }
             if self.scanner.outcome.has(Outcome::ERROR) {
                 self.copy = Copy::Idle;
+                self.ask_after_copy();
             }
             if self.release_spans() {
                 return Ok((true, None));

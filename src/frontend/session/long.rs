@@ -179,7 +179,7 @@ impl Session {
         }
     }
 
-    fn make_room(&mut self) {
+    pub(super) fn make_room(&mut self) {
         if self.inbound.is_full() {
             self.inbound.grow(2 * SEGMENT_BYTES);
         }
@@ -199,7 +199,7 @@ impl Session {
     }
 
     /// Passes on bytes of the current message; `true` when none of it is left.
-    fn pass(&mut self, link: &mut Link) -> bool {
+    pub(super) fn pass(&mut self, link: &mut Link) -> bool {
         let count = link.passing.min(self.inbound.filled().len());
         let bytes = self.inbound.filled().get(..count).unwrap_or_default();
         link.to_server.writer().extend_from_slice(bytes);
@@ -251,71 +251,6 @@ impl Session {
         link.passing = rest;
         self.inbound.consume(HEADER_BYTES + head);
         Ok(())
-    }
-
-    /// Sends COPY data on; the node waits for it.
-    pub(super) fn feed_copy(&mut self, link: &mut Link) -> Result<(), SessionEnd> {
-        self.make_room();
-        while link.copy == super::link::Copy::In || link.passing > 0 {
-            // The node waits for the rest of a message also when the COPY has failed meanwhile.
-            if !self.pass(link) || link.copy == super::link::Copy::Idle {
-                return Ok(());
-            }
-            let header = FrameHeader::parse(self.inbound.filled(), self.max_message_bytes)
-                .map_err(length_refusal)?;
-            let Some(header) = header else { return Ok(()) };
-            match header.tag {
-                tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL => {
-                    if !self.feed_copy_message(link, header)? {
-                        return Ok(());
-                    }
-                }
-                // The node ignores these while it waits for data (`CopyGetData`).
-                tag::FLUSH | tag::SYNC => self.inbound.consume(header.total()),
-                tag::TERMINATE => return Err(SessionEnd::Closed),
-                _ => {
-                    let violation = "unexpected message type during COPY from stdin";
-                    return Err(ProxyError::ProtocolViolation(violation).into());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Sends one COPY message on; `false` while its header or, for a short one, its body is missing.
-    fn feed_copy_message(
-        &mut self,
-        link: &mut Link,
-        header: FrameHeader,
-    ) -> Result<bool, SessionEnd> {
-        let is_data = header.tag == tag::COPY_DATA;
-        if link.copy == super::link::Copy::Idle {
-            // Data after the COPY has failed: the node ignores it.
-            link.passing = header.total();
-            return Ok(self.pass(link));
-        }
-        if !is_data && self.inbound.filled().len() < header.total() {
-            if header.total() > SEGMENT_BYTES {
-                return Err(ProxyError::LimitExceeded {
-                    limit: Limit::Message,
-                }
-                .into());
-            }
-            return Ok(false);
-        }
-        link.passing = header.total();
-        let passed = self.pass(link);
-        if !is_data {
-            link.copy = super::link::Copy::Idle;
-            // In the extended protocol the node would keep its answer until the Sync, which the
-            // client may not have sent yet.
-            if link.replies.head() == Some(&Expected::Executed) {
-                link.to_server
-                    .writer()
-                    .extend_from_slice(&[tag::FLUSH, 0, 0, 0, 4]);
-            }
-        }
-        Ok(passed)
     }
 }
 

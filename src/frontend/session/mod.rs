@@ -11,6 +11,7 @@
 //! Must not decide anything itself: [`crate::core`] does, and says why.
 
 mod attempt;
+mod copy;
 mod greeting;
 mod inspect;
 mod link;

@@ -162,15 +162,14 @@ impl Plan {
                     None => self.need_held(),
                 },
                 Named::Portal(name) => self.portal(name, state),
+                Named::Unknown => self.need_held(),
             },
             tag::EXECUTE => self.portal(Reader::new(body).string()?, state),
-            tag::CLOSE => {
-                if let Named::Portal(name) = Named::read(body)?
-                    && !state.proxy_portals.contains_key(name)
-                {
-                    self.need_node();
-                }
-            }
+            tag::CLOSE => match Named::read(body)? {
+                Named::Portal(name) if state.proxy_portals.contains_key(name) => {}
+                Named::Portal(_) | Named::Unknown => self.need_node(),
+                Named::Statement(_) => {}
+            },
             tag::FUNCTION_CALL => self.needs = Needs::Primary,
             _ => {}
         }

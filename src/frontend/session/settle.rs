@@ -165,6 +165,10 @@ impl Session {
         let outcome = link.scanner.outcome;
         match (extent.end, link.batch) {
             _ if outcome.has(Outcome::SYNC_IGNORED) => Batch::Open,
+            _ if outcome.has(Outcome::CLIENT_SKIPS) => {
+                self.skipping = Skipping::UntilSync;
+                Batch::Closed
+            }
             (SegmentEnd::Flush, Batch::ClosedEarly) => {
                 if outcome.has(Outcome::ERROR) {
                     self.skipping = Skipping::UntilSync;

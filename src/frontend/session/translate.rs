@@ -218,6 +218,8 @@ impl Translation<'_> {
                     to.copy(message, Expected::Described);
                 }
             }
+            // The node says that there is no such thing.
+            Named::Unknown => to.copy(message, Expected::Described),
             Named::Statement(name) => {
                 let Some(statement) = self.statement(name) else {
                     to.unknown_name(tag::DESCRIBE, name, Expected::Described);
@@ -265,6 +267,7 @@ impl Translation<'_> {
                     to.copy(message, Expected::Closed(Disposition::Forward));
                 }
             }
+            Named::Unknown => to.copy(message, Expected::Closed(Disposition::Forward)),
             Named::Statement(name) => {
                 if name.is_empty() {
                     self.state.unnamed = None;

@@ -30,6 +30,9 @@ impl Outcome {
     /// A Close of pgweir's own that was skipped: the statement is still there.
     pub const CLOSE_LOST: Self = Self(1024);
 
+    /// The client is to be skipped to its next Sync, while the node waits for none.
+    pub const CLIENT_SKIPS: Self = Self(2048);
+
     /// Adds `other`.
     pub fn add(&mut self, other: Self) {
         self.0 |= other.0;

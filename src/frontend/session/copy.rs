@@ -1,0 +1,96 @@
+//! COPY FROM STDIN: data is sent on as it arrives.
+
+use super::link::{Copy, Link};
+use super::{Session, SessionEnd, length_refusal};
+use crate::frontend::error::{Limit, ProxyError};
+use crate::frontend::statements::SERVER_NAME_PREFIX;
+use crate::limits::SEGMENT_BYTES;
+use crate::protocol::frame::FrameHeader;
+use crate::protocol::frontend::{SYNC, tag};
+use crate::protocol::message::{write_message, write_string};
+use crate::protocol::outstanding::Expected;
+
+impl Session {
+    /// Sends COPY data on; the node waits for it.
+    pub(super) fn feed_copy(&mut self, link: &mut Link) -> Result<(), SessionEnd> {
+        self.make_room();
+        while link.copy == Copy::In || link.passing > 0 {
+            // The node waits for the rest of a message also when the COPY has failed meanwhile.
+            if !self.pass(link) || link.copy == Copy::Idle {
+                link.ask_after_copy();
+                return Ok(());
+            }
+            let header = FrameHeader::parse(self.inbound.filled(), self.max_message_bytes)
+                .map_err(length_refusal)?;
+            let Some(header) = header else { return Ok(()) };
+            match header.tag {
+                tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL => {
+                    if !self.feed_copy_message(link, header)? {
+                        return Ok(());
+                    }
+                }
+                // The node ignores these while it waits for data (`CopyGetData`).
+                tag::FLUSH | tag::SYNC => self.inbound.consume(header.total()),
+                // The node says what it thinks of others, and ends the connection.
+                _ => {
+                    link.passing = header.total();
+                    link.copy = Copy::Idle;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends one COPY message on; `false` while its header or, for a short one, its body is missing.
+    pub(super) fn feed_copy_message(
+        &mut self,
+        link: &mut Link,
+        header: FrameHeader,
+    ) -> Result<bool, SessionEnd> {
+        let is_data = header.tag == tag::COPY_DATA;
+        if link.copy == Copy::Idle {
+            // Data after the COPY has failed: the node ignores it.
+            link.passing = header.total();
+            return Ok(self.pass(link));
+        }
+        if !is_data && self.inbound.filled().len() < header.total() {
+            if header.total() > SEGMENT_BYTES {
+                return Err(ProxyError::LimitExceeded {
+                    limit: Limit::Message,
+                }
+                .into());
+            }
+            return Ok(false);
+        }
+        link.passing = header.total();
+        let passed = self.pass(link);
+        if !is_data {
+            link.copy = Copy::Idle;
+            // In the extended protocol the node would keep its answer until the Sync, which the
+            // client may not have sent yet.
+            if link.replies.head() == Some(&Expected::Executed) {
+                link.to_server
+                    .writer()
+                    .extend_from_slice(&[tag::FLUSH, 0, 0, 0, 4]);
+            }
+        }
+        Ok(passed)
+    }
+}
+
+impl Link {
+    /// A COPY IN has failed, and the client had sent a Sync before it: asks the node whether it has read
+    /// that Sync as COPY data. The portal does not exist, so that its Close changes nothing.
+    pub(super) fn ask_after_copy(&mut self) {
+        if self.passing > 0 || !self.replies.must_ask_after_copy() {
+            return;
+        }
+        let out = self.to_server.writer();
+        out.extend_from_slice(&SYNC);
+        write_message(out, tag::CLOSE, |body| {
+            body.push(b'P');
+            write_string(body, SERVER_NAME_PREFIX.as_bytes());
+        });
+        out.extend_from_slice(&SYNC);
+    }
+}

@@ -65,38 +65,68 @@ pub fn transcript(wire: &mut Wire, steps: &[Step]) -> Vec<Message> {
     all
 }
 
-/// Runs every script directly and through the proxy, there several times over few connections.
+/// A proxy that the scripts run through, by `pool.mode`, and how often.
+struct Way {
+    mode: &'static str,
+    rounds: usize,
+    proxy: Proxy,
+}
+
+/// Runs every script directly and through the proxy in both pool modes, there several times over few
+/// connections.
 pub async fn compare(scripts: Vec<(&str, Vec<Step>)>) {
     let cluster = filled().await;
     let _turn = TURN.lock().await;
-    let pool = "clusters: { main: { pool: { size: 2 } } }";
-    let proxy = Proxy::start(cluster, pool).await;
+    let mut ways = Vec::new();
+    for (mode, rounds) in [("transaction", 3), ("session", 2)] {
+        let pool = format!("clusters: {{ main: {{ pool: {{ size: 2, mode: {mode} }} }} }}");
+        let proxy = Proxy::start(cluster, &pool).await;
+        ways.push(Way {
+            mode,
+            rounds,
+            proxy,
+        });
+    }
     let mut different = Vec::new();
     for (name, steps) in &scripts {
         println!("{name}");
         cluster.sql(0, "TRUNCATE w").await.unwrap();
         let expected = transcript(&mut Wire::connect(cluster.port(0)), steps);
-        for round in 0..3 {
-            cluster.sql(0, "TRUNCATE w").await.unwrap();
-            let mut client = Wire::connect(proxy.port());
-            let steps = std::panic::AssertUnwindSafe(steps);
-            let got = std::panic::catch_unwind(move || transcript(&mut client, &steps));
-            match got {
-                Ok(got) if got == expected => {}
-                Ok(got) => {
-                    let at = got.iter().zip(&expected).position(|(a, b)| a != b);
-                    let at = at.unwrap_or(got.len().min(expected.len()));
-                    let (got, expected) = (got.get(at), expected.get(at));
-                    different.push(format!(
-                        "{name}, round {round}, message {at}: {got:?} instead of {expected:?}"
-                    ));
-                }
-                Err(_) => {
-                    different.push(format!("{name}, round {round}: no answer"));
-                    break;
-                }
-            }
+        for way in &ways {
+            different.extend(differences(cluster, way, (name, steps), &expected).await);
         }
     }
     assert!(different.is_empty(), "{}", different.join("\n"));
+}
+
+/// What the script reads otherwise through the proxy.
+async fn differences(
+    cluster: &LocalCluster,
+    way: &Way,
+    (name, steps): (&str, &[Step]),
+    expected: &[Message],
+) -> Vec<String> {
+    let mode = way.mode;
+    let mut different = Vec::new();
+    for round in 0..way.rounds {
+        cluster.sql(0, "TRUNCATE w").await.unwrap();
+        let mut client = Wire::connect(way.proxy.port());
+        let steps = AssertUnwindSafe(steps);
+        match catch_unwind(move || transcript(&mut client, &steps)) {
+            Ok(got) if got == expected => {}
+            Ok(got) => {
+                let at = got.iter().zip(expected).position(|(a, b)| a != b);
+                let at = at.unwrap_or(got.len().min(expected.len()));
+                let (got, expected) = (got.get(at), expected.get(at));
+                different.push(format!(
+                    "{name}, {mode} mode, round {round}, message {at}: {got:?} instead of {expected:?}"
+                ));
+            }
+            Err(_) => {
+                different.push(format!("{name}, {mode} mode, round {round}: no answer"));
+                break;
+            }
+        }
+    }
+    different
 }

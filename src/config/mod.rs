@@ -208,6 +208,9 @@ pub struct PoolConfig {
 pub enum PoolMode {
     /// After every transaction.
     Transaction,
+    /// Never: a session keeps its connection to the primary until it ends. Reads still go to
+    /// replicas, over connections that go back after every transaction.
+    Session,
 }
 
 /// One entry of `users:`.

@@ -135,6 +135,8 @@ pub enum PinReason {
     Seed,
     /// DO, CALL or a volatile function of the user's: what it left behind cannot be told.
     UnknownCode,
+    /// `pool.mode` is `session`: the connection is kept, which keeps no read from a replica.
+    PoolMode,
     /// The text was not understood.
     NotUnderstood,
 }
@@ -154,6 +156,7 @@ impl PinReason {
             Self::ServerResource => "server_resource",
             Self::Seed => "seed",
             Self::UnknownCode => "unknown_code",
+            Self::PoolMode => "pool_mode",
             Self::NotUnderstood => "not_understood",
         }
     }

@@ -156,6 +156,10 @@ pub enum ProxyError {
     /// The proxy stops: `57P01`.
     #[error("terminating connection due to administrator command")]
     ShuttingDown,
+    /// The session keeps a connection to a node that is not the primary any more: `57P01`, on which
+    /// clients connect anew.
+    #[error("terminating connection because another node has become the primary")]
+    PrimaryChanged,
     /// A fault of pgweir: `XX000`. What it was stands in the log only.
     #[error("internal error of the proxy")]
     Internal,
@@ -218,7 +222,7 @@ impl ProxyError {
             Self::ReadOnlySetting { .. } => "55P02",
             Self::InFailedTransaction => "25P02",
             Self::InvalidEncoding { .. } => "22021",
-            Self::ShuttingDown => "57P01",
+            Self::ShuttingDown | Self::PrimaryChanged => "57P01",
             Self::Internal => "XX000",
         }
     }
@@ -243,6 +247,7 @@ impl ProxyError {
             }
             | Self::InvalidEncoding { .. }
             | Self::ShuttingDown
+            | Self::PrimaryChanged
             | Self::Internal => Severity::Fatal,
             Self::Unsupported(_)
             | Self::CheckoutTimeout
@@ -294,6 +299,7 @@ impl ProxyError {
             | Self::QueryCanceled
             | Self::InvalidEncoding { .. }
             | Self::ShuttingDown
+            | Self::PrimaryChanged
             | Self::Internal => None,
         }
     }
@@ -333,6 +339,7 @@ impl ProxyError {
             | Self::QueryCanceled
             | Self::InvalidEncoding { .. }
             | Self::ShuttingDown
+            | Self::PrimaryChanged
             | Self::Internal => None,
         }
     }
@@ -441,6 +448,7 @@ mod tests {
             ProxyError::ConnectionLost,
             ProxyError::TransactionLost,
             ProxyError::ShuttingDown,
+            ProxyError::PrimaryChanged,
             ProxyError::Internal,
             ProxyError::LimitExceeded {
                 limit: Limit::Message,

@@ -305,7 +305,13 @@ fn pool(field: &Field<'_>) -> PoolConfig {
     if let Some(size) = count(&section.field("size"), 1..=10_000) {
         pool.size = size;
     }
-    section.field("mode").only("transaction");
+    let modes = [
+        ("transaction", PoolMode::Transaction),
+        ("session", PoolMode::Session),
+    ];
+    if let Some(mode) = section.field("mode").word(&modes) {
+        pool.mode = mode;
+    }
     let time = |key, range: RangeInclusive<Duration>| section.field(key).duration(range);
     if let Some(timeout) = time("idle_timeout", ANY_TIME) {
         pool.idle_timeout = timeout;

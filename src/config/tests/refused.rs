@@ -30,7 +30,7 @@ clusters:
       - { name: d, host: h, port: 1 }
       - x
     monitor: { user: nobody }
-    pool: { size: many, mode: session, idle_timeout: 10 }
+    pool: { size: many, mode: sesion, idle_timeout: 10 }
     server_tls: { mode: require, ca: /x }
     discover: true
     routing: { transactions: until_write, max_lag: 5 }
@@ -84,8 +84,8 @@ pgweir.yaml:16: clusters.main.nodes[6]: is one value, but a mapping belongs here
 pgweir.yaml:17: clusters.main.monitor.password: is missing
     hint: it is known only for a name that stands under `users`
 pgweir.yaml:18: clusters.main.pool.size: `many` is not a whole number
-pgweir.yaml:18: clusters.main.pool.mode: `session` is not supported by this version
-    hint: only `transaction` is
+pgweir.yaml:18: clusters.main.pool.mode: `sesion` is not one of the possible words
+    hint: did you mean `session`? (one of transaction, session)
 pgweir.yaml:18: clusters.main.pool.idle_timeout: `10` is not a duration
     hint: write a whole number with one of us, ms, s, m, h, d, as in 250ms or 10s
 pgweir.yaml:19: clusters.main.server_tls.ca: `/x` cannot be read: No such file or directory (os error 2)

@@ -361,7 +361,8 @@ impl Session {
     /// A connection was lost before anything of a read reached the client.
     fn after_loss(&mut self, link: &Link, attempts: &mut Attempts) -> Result<Attempted, Failure> {
         let _ = self.registration.clear_target();
-        if attempts.count >= READ_ATTEMPTS || attempts.request.target != Target::Read {
+        let spent = attempts.count >= READ_ATTEMPTS || attempts.request.target != Target::Read;
+        if spent || link.was_parked() {
             return Err(Failure::Session(SessionEnd::Fatal(
                 ProxyError::ConnectionLost,
             )));
@@ -379,7 +380,8 @@ impl Session {
         link: &Link,
         attempts: &mut Attempts,
     ) -> Result<Attempted, Failure> {
-        if attempts.count < READ_ATTEMPTS && attempts.request.target != Target::Read {
+        let again = attempts.count < READ_ATTEMPTS && attempts.request.target != Target::Read;
+        if again && !link.was_parked() {
             let _ = self.registration.clear_target();
             self.cluster.metrics.count_retry(RetryCause::Lost);
             return Ok(Attempted::Again);
@@ -397,6 +399,9 @@ impl Session {
             // A reload has replaced the nodes since the segment was routed.
             self.follow_reload();
             attempts.request.excluded = NodeSet::default();
+            if self.parked.is_some() {
+                attempts.request.target = Target::Primary(RouteReason::NoReplica);
+            }
             return Ok(Attempted::Again);
         }
         let elsewhere = attempts.request.target == Target::Read

@@ -98,6 +98,7 @@ impl Session {
             | PinReason::Setting
             | PinReason::ServerResource
             | PinReason::UnknownCode
+            | PinReason::PoolMode
             | PinReason::NotUnderstood => {}
         }
         self.pin(reason, Release::WhenClean);

@@ -16,6 +16,7 @@ use std::time::Instant;
 use tokio::io::AsyncWrite;
 
 use super::outgoing::{Outgoing, collect};
+use super::parked::Keeping;
 use super::settle::Batch;
 use super::spare::LinkMemory;
 use crate::backend::connection::ReportedParameters;
@@ -69,8 +70,10 @@ pub(super) struct Link {
     scanned: usize,
     spans: Vec<Span>,
     to_client: Output,
-    /// Counts the statement until the link is gone.
-    _under_way: UnderWay,
+    /// Counts the statement until the link is parked or gone.
+    pub(super) under_way: Option<UnderWay>,
+    /// Whether the session has kept the connection from an earlier statement.
+    pub(super) keeping: Keeping,
 }
 
 /// Whether the node waits for COPY data.
@@ -188,7 +191,8 @@ impl Link {
             scanned: 0,
             spans: memory.spans,
             to_client: Output::Nothing,
-            _under_way: under_way,
+            under_way: Some(under_way),
+            keeping: Keeping::Leased,
         }
     }
 

@@ -18,6 +18,7 @@ mod link;
 mod long;
 mod outgoing;
 mod own;
+mod parked;
 mod plan;
 mod prologue;
 mod put_off;
@@ -63,6 +64,7 @@ use crate::world::DatabaseCatalog;
 
 use inspect::{Doubt, Pin};
 use link::{ClientSide, Link, LinkError, Pause, Until};
+use parked::{Heard, hear};
 use plan::Plan;
 use settle::OpenBlock;
 use spare::LinkMemory;
@@ -146,6 +148,8 @@ pub struct Session {
     pending: Vec<PendingStatement>,
     /// The connection it holds.
     link: Option<Box<Link>>,
+    /// The connection it keeps, though nothing holds it there.
+    parked: Option<Box<Link>>,
     block: Option<Box<OpenBlock>>,
     pin: Option<Pin>,
     /// What is to be asked of the node before the session may leave it.
@@ -247,6 +251,7 @@ impl Session {
             state: SessionState::default(),
             pending: Vec::new(),
             link: None,
+            parked: None,
             block: None,
             pin: None,
             doubt: None,
@@ -334,9 +339,12 @@ impl Session {
             if *self.shutdown.borrow() {
                 return Err(ProxyError::ShuttingDown.into());
             }
-            tokio::select! {
-                readable = self.client.readable() => readable.map_err(|_| SessionEnd::Closed)?,
+            let heard = tokio::select! {
+                heard = hear(&mut self.client, self.parked.as_deref_mut()) => heard?,
                 _ = self.shutdown.changed() => return Err(ProxyError::ShuttingDown.into()),
+            };
+            if heard == Heard::Node {
+                return self.read_parked().await;
             }
             self.worker
                 .buffers
@@ -430,6 +438,10 @@ impl Session {
             .find(|cluster| cluster.config.name == self.cluster.config.name);
         let Some(current) = current else { return };
         if Arc::ptr_eq(current, &self.cluster) {
+            return;
+        }
+        // The parked connection leads to a node of the old list.
+        if self.parked.is_some() && !Arc::ptr_eq(&current.pools, &self.cluster.pools) {
             return;
         }
         self.cluster = Arc::clone(current);

@@ -24,7 +24,7 @@ impl Session {
         let waiter = self.registration.waiter();
         let mut reached = std::pin::pin!(async {
             let (route, incarnation) = self.choose(request, arrived).await?;
-            Ok((route, self.open_link(route, incarnation).await))
+            Ok((route, self.connection_for(route, incarnation).await?))
         });
         // Hardly ever is there anything to wait for.
         let at_once = std::future::poll_fn(|context| Poll::Ready(reached.as_mut().poll(context)));
@@ -43,13 +43,15 @@ impl Session {
         request: &RouteRequest,
         arrived: Instant,
     ) -> Result<Box<Link>, SessionEnd> {
-        let chosen = self.choose(request, arrived).await;
-        let (route, incarnation) = chosen.map_err(|failure| match failure {
+        let end = |failure| match failure {
             Failure::Refused(error) => SessionEnd::Fatal(error),
             Failure::Session(end) => end,
-        })?;
-        let opened = self.open_link(route, incarnation).await;
-        let mut link = opened.map_err(|error| SessionEnd::from_checkout(&error))?;
+        };
+        let (route, incarnation) = self.choose(request, arrived).await.map_err(end)?;
+        let opened = self.connection_for(route, incarnation).await;
+        let mut link = opened
+            .map_err(end)?
+            .map_err(|error| SessionEnd::from_checkout(&error))?;
         let prepared = self.adjust(&mut link).await;
         if prepared.is_err() || self.begin_now(&mut link).await.is_err() {
             return Err(ProxyError::ConnectionLost.into());
@@ -59,7 +61,8 @@ impl Session {
         Ok(link)
     }
 
-    async fn open_link(
+    /// A leased connection.
+    pub(super) async fn open_link(
         &mut self,
         route: Route,
         incarnation: Option<Incarnation>,

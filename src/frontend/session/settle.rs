@@ -308,9 +308,13 @@ impl Session {
     fn keep_or_return(&mut self, mut link: Box<Link>, at: std::time::Instant) {
         if self.block.is_some() || self.pin.is_some() || !link.is_quiet() {
             self.link = Some(link);
+            return;
+        }
+        self.leave_target(&mut link);
+        self.state.proxy_portals.clear();
+        if self.parks(&link) {
+            self.park(link);
         } else {
-            self.leave_target(&mut link);
-            self.state.proxy_portals.clear();
             self.worker
                 .buffers
                 .take_back(BufferSize::Server, link.server_buffer());

@@ -16,9 +16,26 @@ const STATEMENTS: usize = 200;
 /// What each network takes in one direction.
 const HOP: Duration = Duration::from_millis(5);
 
-/// What the proxy's own work may add: an unoptimized build computes for some milliseconds, and a
-/// round trip for each statement would take two seconds.
-const OWN_TIME: Duration = Duration::from_millis(if cfg!(debug_assertions) { 25 } else { 0 });
+/// What the proxy's own work may add: an unoptimized build computes for some milliseconds, more for
+/// statements that it judges and answers one by one. A round trip for each would take two seconds.
+const fn own_time(syncs: Syncs) -> Duration {
+    let milliseconds = match syncs {
+        Syncs::AtTheEnd => 25,
+        Syncs::BehindEach => 120,
+    };
+    Duration::from_millis(if cfg!(debug_assertions) {
+        milliseconds
+    } else {
+        0
+    })
+}
+
+/// Where the Syncs are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Syncs {
+    AtTheEnd,
+    BehindEach,
+}
 
 /// Parse, Bind and Execute of statement `at`, as the pipeline needs them.
 type Statement = fn(usize) -> Vec<u8>;
@@ -54,7 +71,7 @@ fn read_or_write(at: usize) -> Vec<u8> {
 }
 
 /// The shortest of some runs.
-fn fastest(port: u16, statement: Statement) -> Duration {
+fn fastest(port: u16, statement: Statement, syncs: Syncs) -> Duration {
     let mut client = Wire::connect(port);
     client.run("SELECT 1");
     let prepare = [
@@ -64,12 +81,18 @@ fn fastest(port: u16, statement: Statement) -> Duration {
     ];
     client.send(&prepare.concat());
     client.until_ready();
-    let mut pipeline: Vec<u8> = (0..STATEMENTS).flat_map(statement).collect();
+    let (sync, ready) = match syncs {
+        Syncs::AtTheEnd => (Vec::new(), 1),
+        Syncs::BehindEach => (wire::sync(), STATEMENTS + 1),
+    };
+    let mut pipeline: Vec<u8> = (0..STATEMENTS)
+        .flat_map(|at| [statement(at), sync.clone()].concat())
+        .collect();
     pipeline.extend(wire::sync());
     let runs = (0..5).map(|_| {
         let start = Instant::now();
         client.send(&pipeline);
-        let answer = client.until_ready();
+        let answer: Vec<_> = (0..ready).flat_map(|_| client.until_ready()).collect();
         let taken = start.elapsed();
         let done = answer.iter().filter(|message| message.tag == b'C').count();
         let error = answer.iter().find(|message| message.tag == b'E');
@@ -103,12 +126,14 @@ async fn a_pipeline_takes_one_hop_more_than_directly() {
     ];
     let mut slow = Vec::new();
     for (kind, statement) in kinds {
-        let direct = fastest(ports[0], statement);
-        let through = fastest(proxied, statement);
-        let line = format!("{kind}: {through:?}, directly {direct:?}");
-        println!("{line}");
-        if through > direct.mul_f64(1.2) + 2 * HOP + OWN_TIME {
-            slow.push(line);
+        for syncs in [Syncs::AtTheEnd, Syncs::BehindEach] {
+            let direct = fastest(ports[0], statement, syncs);
+            let through = fastest(proxied, statement, syncs);
+            let line = format!("{kind}, syncs {syncs:?}: {through:?}, directly {direct:?}");
+            println!("{line}");
+            if through > direct.mul_f64(1.2) + 2 * HOP + own_time(syncs) {
+                slow.push(line);
+            }
         }
     }
     assert!(slow.is_empty(), "{}", slow.join("\n"));

@@ -115,9 +115,15 @@ async fn run(servers: &Arc<LocalCluster>, proxy: &Proxy, reads: usize, think: Du
     for session in sessions {
         running.spawn(session.run(reads.div_ceil(SESSIONS), think));
     }
-    let tally = running.join_all().await.into_iter().sum();
+    let tally: Tally = running.join_all().await.into_iter().sum();
     let took = begun.elapsed();
     drop(counting);
+    // A client has its answer a moment before the read is counted.
+    eventually("every read is counted", async || {
+        let served = proxy.metrics().await.reads_since(&before);
+        served.total() >= f64::from(u32::try_from(tally.reads).unwrap())
+    })
+    .await;
     let served = proxy.metrics().await.reads_since(&before);
     Run {
         tally,

@@ -92,7 +92,7 @@ pub struct Config {
     pub listen: Vec<ListenAddress>,
     /// Where `/metrics`, `/healthz` and `/readyz` are served.
     pub http: Option<SocketAddr>,
-    /// How many worker threads relay.
+    /// How many worker threads relay: half the cores by default.
     pub workers: usize,
     /// The clusters, in the order of the file.
     pub clusters: Vec<Arc<ClusterConfig>>,

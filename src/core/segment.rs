@@ -2,8 +2,8 @@
 
 use super::router::{RouteReason, Target};
 use super::statement::{
-    AccessMode, Chain, Classification, Consistency, Isolation, Reason, SessionEffect,
-    StatementVerdict, TransactionControl, TransactionModes,
+    AccessMode, CatalogEffect, Chain, Classification, Consistency, Isolation, Reason,
+    SessionEffect, StatementVerdict, TransactionControl, TransactionModes,
 };
 
 /// Where statements that are sent together may run: on a replica only if every one of them may.
@@ -91,6 +91,17 @@ pub fn may_stay_on_replica(statement: &StatementVerdict) -> bool {
     harmless
         && statement.reason != Reason::AdvisoryLock
         && statement.transaction != TransactionControl::TwoPhase
+}
+
+/// Whether a text leaves nothing behind that the judgement of the next one would need.
+pub fn may_be_coupled(text: &Classification) -> bool {
+    may_share_transaction(text)
+        && text.catalog == CatalogEffect::None
+        && text.statements.iter().all(|statement| {
+            statement.session == SessionEffect::None
+                && statement.transaction == TransactionControl::None
+                && !matches!(statement.reason, Reason::CopyWrite | Reason::SessionState)
+        })
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

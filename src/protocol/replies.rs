@@ -14,19 +14,10 @@ use super::frame::FrameHeader;
 use super::message::Malformed;
 use super::outstanding::{Disposition, Expected, OutstandingReplies, Own};
 
-pub use outcome::{Compare, ErrorKind, Hold, Outcome, Stop};
+pub use outcome::{Boundaries, Compare, ErrorKind, Hold, Outcome, Span, Stop};
 
 /// Longest message that is held until it is whole, in bytes; longer ones pass through unread.
 const WHOLE_MESSAGE_BYTES: usize = 16 * 1024;
-
-/// Bytes for the client, in order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Span {
-    /// A range of the scanned buffer.
-    Range(Range<usize>),
-    /// A reply of pgweir's own.
-    Own(Box<[u8]>),
-}
 
 /// The node broke the protocol, or answered something nobody asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -61,6 +52,8 @@ pub struct ReplyScanner {
     pub reports: Vec<Box<[u8]>>,
     /// Whether the client may have to be told of a parameter although the node reports none.
     pub compare: Compare,
+    /// Whether the scan stops between the answers to several segments.
+    pub boundaries: Boundaries,
     has_result: ResultSeen,
     /// Whether bytes may still be taken back.
     pub hold: Hold,
@@ -86,6 +79,7 @@ impl Default for ReplyScanner {
             captured: Vec::new(),
             reports: Vec::new(),
             compare: Compare::No,
+            boundaries: Boundaries::Passed,
             has_result: ResultSeen::No,
             hold: Hold::Released,
         }
@@ -176,14 +170,14 @@ impl ReplyScanner {
                 disposition
             };
             self.pass(header, disposition);
-            if header.tag == tag::COPY_IN {
-                // The header's bytes are passed on before the caller sends data.
+            if let Some(stop) = self.stop_behind(header.tag, replies) {
+                // The message's bytes are passed on before the caller acts.
                 let rest = buffer.get(*at..).unwrap_or_default();
                 let count = self.passing.min(rest.len());
                 self.passing -= count;
                 emit(spans, *at..*at + count, self.passing_as);
                 *at += count;
-                return Ok(Stop::CopyIn);
+                return Ok(stop);
             }
         }
     }
@@ -215,6 +209,22 @@ impl ReplyScanner {
             }
             _ => None,
         }
+    }
+
+    /// Why the scan stops behind a message.
+    fn stop_behind(&self, message: u8, replies: &OutstandingReplies) -> Option<Stop> {
+        let between = self.boundaries == Boundaries::Kept && self.hold != Hold::Discarding;
+        match message {
+            tag::COPY_IN => Some(Stop::CopyIn),
+            tag::READY_FOR_QUERY if between && !replies.is_empty() => Some(Stop::Boundary),
+            _ => None,
+        }
+    }
+
+    /// Holds the next answer back until it has a result.
+    pub fn hold_next(&mut self) {
+        self.hold = Hold::UntilResult;
+        self.has_result = ResultSeen::No;
     }
 
     /// Gives the replies of pgweir's own whose turn it is.

@@ -3,12 +3,12 @@
 
 use std::time::Instant;
 
-use super::link::{Link, LinkError, Pause, Progress};
+use super::link::{Link, LinkError, Pause};
 use super::plan::{Needs, Plan};
 use super::refusal::checkout_refusal;
 use super::serve::Extent;
 use super::settle::Batch;
-use super::{Session, SessionEnd, now};
+use super::{Next, Session, SessionEnd, now};
 use crate::backend::pool::CheckoutError;
 use crate::core::policy::Balance;
 use crate::core::retry::{AfterError, NamesRecovery, after_replica_error};
@@ -49,6 +49,8 @@ enum Attempted {
     Done(Box<Link>),
     /// Nothing has reached the client; another node is to run it.
     Again,
+    /// Of several segments the first have been answered; the others are to be served anew.
+    Partly,
 }
 
 impl Session {
@@ -113,6 +115,10 @@ impl Session {
                     return self.settle(link, plan, extent).await;
                 }
                 Ok(Attempted::Again) => self.state.restore(unnamed.clone()),
+                Ok(Attempted::Partly) => {
+                    self.next = Next::Alone;
+                    return Ok(());
+                }
                 Err(Failure::Refused(error)) => return self.refuse(&error, extent).await,
                 Err(Failure::Session(end)) => return Err(end),
             }
@@ -166,6 +172,16 @@ impl Session {
         loop {
             match self.relay(&mut link).await {
                 Ok(Pause::Answered) => return Ok(Attempted::Done(link)),
+                Ok(Pause::HeldError(sqlstate, kind)) if link.answered > 0 => {
+                    if after_replica_error(&sqlstate.0, names_recovery(kind)) == AfterError::Surface
+                    {
+                        link.scanner.hold = Hold::Released;
+                        continue;
+                    }
+                    self.settle_answered(plan, &link, *extent);
+                    self.drain(link).await;
+                    return Ok(Attempted::Partly);
+                }
                 Ok(Pause::HeldError(sqlstate, kind)) => {
                     if self.takes_back(sqlstate, kind, route, attempts) {
                         self.drain(link).await;
@@ -176,7 +192,11 @@ impl Session {
                 Ok(Pause::Input) => self.feed_copy(&mut link).map_err(Failure::Session)?,
                 // What was sent for the primary is used up and cannot be sent again.
                 Err(LinkError::OwnFailed) => return self.after_loss(&link, attempts),
-                Err(LinkError::Server(_)) if may_repeat && link.progress == Progress::Untouched => {
+                Err(LinkError::Server(_)) if link.answered > 0 && link.is_untouched() => {
+                    self.settle_answered(plan, &link, *extent);
+                    return Ok(Attempted::Partly);
+                }
+                Err(LinkError::Server(_)) if may_repeat && link.is_untouched() => {
                     return self.after_loss(&link, attempts);
                 }
                 Err(error) => return Err(Failure::Session(self.lost(&link, &error))),
@@ -299,10 +319,7 @@ impl Session {
         if attempts.count >= READ_ATTEMPTS {
             return false;
         }
-        let recovery = match kind {
-            ErrorKind::DuringRecovery => NamesRecovery::Yes,
-            ErrorKind::Ordinary | ErrorKind::Fatal => NamesRecovery::No,
-        };
+        let recovery = names_recovery(kind);
         let metrics = &self.cluster.metrics;
         match after_replica_error(&sqlstate.0, recovery) {
             AfterError::Surface => return false,
@@ -418,6 +435,13 @@ impl Session {
             "no server connection"
         );
         Err(Failure::Refused(checkout_refusal(error)))
+    }
+}
+
+const fn names_recovery(kind: ErrorKind) -> NamesRecovery {
+    match kind {
+        ErrorKind::DuringRecovery => NamesRecovery::Yes,
+        ErrorKind::Ordinary | ErrorKind::Fatal => NamesRecovery::No,
     }
 }
 

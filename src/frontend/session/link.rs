@@ -59,6 +59,8 @@ pub(super) struct Link {
     pub(super) batch: Batch,
     /// Whether anything of the current segment has reached the client.
     pub(super) progress: Progress,
+    /// How many of several segments have been answered.
+    pub(super) answered: usize,
     /// Statements of pgweir's own that go before the next segment.
     pub(super) prologue: Vec<String>,
     /// Settings that the connection has if the transaction under way commits.
@@ -183,6 +185,7 @@ impl Link {
             ends_with: None,
             batch: Batch::Closed,
             progress: Progress::Untouched,
+            answered: 0,
             prologue: Vec::new(),
             replayed: None,
             told: ReportedParameters::default(),
@@ -389,6 +392,10 @@ impl Link {
                 Stop::HeldError(sqlstate, kind) => {
                     return Ok((true, Some(Pause::HeldError(sqlstate, kind))));
                 }
+                Stop::Boundary => {
+                    self.pass_boundary();
+                    return Ok((true, None));
+                }
                 Stop::Reported(status) => self.report(status),
                 Stop::OwnFailed => return Err(LinkError::OwnFailed),
                 Stop::CopyIn => {
@@ -420,6 +427,21 @@ impl Link {
                 Poll::Pending => return Ok((moved, None)),
             }
         }
+    }
+
+    /// One of several segments has been answered: the client gets it, and the next is held back until
+    /// it has a result.
+    fn pass_boundary(&mut self) {
+        self.scanner.hold = Hold::Released;
+        self.release_spans();
+        self.scanner.hold_next();
+        self.progress = Progress::Untouched;
+        self.answered += 1;
+    }
+
+    /// Whether nothing of the segment under way has reached the client.
+    pub(super) fn is_untouched(&self) -> bool {
+        self.progress == Progress::Untouched
     }
 
     /// Turns spans into output unless they are held back; `true` when there is output now.

@@ -31,6 +31,7 @@ mod settle;
 mod spare;
 mod state;
 mod texts;
+mod train;
 mod translate;
 
 use std::sync::{Arc, Mutex};
@@ -157,6 +158,7 @@ pub struct Session {
     /// What the client has been told of parameters.
     told: ReportedParameters,
     skipping: Skipping,
+    next: Next,
     /// The connection used last on each node, and how to cancel what runs there.
     recent: Vec<Recent>,
     loads: Vec<u32>,
@@ -184,6 +186,15 @@ struct Recent {
 enum Skipping {
     No,
     UntilSync,
+}
+
+/// Whether the next segment may be sent together with those behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Next {
+    #[default]
+    Coupled,
+    /// It was sent with others once, and a replica has refused it.
+    Alone,
 }
 
 /// Why a session ended.
@@ -257,6 +268,7 @@ impl Session {
             doubt: None,
             told: ReportedParameters::default(),
             skipping: Skipping::No,
+            next: Next::default(),
             recent: Vec::new(),
             loads: Vec::new(),
             spare: LinkMemory::default(),

@@ -26,6 +26,10 @@ pub(super) struct Plan {
     pub(super) only_text: Option<Arc<CachedText>>,
     /// Whether a node is needed to answer it.
     pub(super) needs: Needs,
+    /// Where its segments end but for the last, if it is several.
+    pub(super) ends: Vec<usize>,
+    /// Whether it closes a statement, or runs the unnamed one of an earlier segment.
+    reach: Reach,
     /// Names it prepares.
     names: Vec<(Vec<u8>, Arc<CachedText>)>,
     /// Portals it opens.
@@ -45,6 +49,15 @@ pub(super) enum Needs {
     Held,
     /// The primary.
     Primary,
+}
+
+/// Whether a segment concerns what other segments have prepared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Reach {
+    /// It does not, but for named statements that it runs.
+    #[default]
+    Itself,
+    Others,
 }
 
 /// Finds and judges texts.
@@ -83,11 +96,28 @@ impl Plan {
         self.executed.clear();
         self.names.clear();
         self.portals.clear();
+        self.ends.clear();
         Self {
+            reach: Reach::Itself,
             only_text: None,
             needs: Needs::Nothing,
             ..self
         }
+    }
+
+    /// Whether it prepares and closes nothing that outlives it.
+    pub(super) fn is_plain(&self) -> bool {
+        let unnamed = self.names.iter().all(|(name, _)| name.is_empty());
+        self.needs == Needs::Node && self.reach == Reach::Itself && unnamed
+    }
+
+    /// Adds a segment behind the first `end` bytes.
+    pub(super) fn append(&mut self, next: Self, end: usize) {
+        self.ends.push(end);
+        self.parses.extend(next.parses);
+        self.texts.extend(next.texts);
+        self.executed.extend(next.executed);
+        self.only_text = None;
     }
 
     /// Looks through more messages of the same segment; `parses` then holds the texts of these.
@@ -146,6 +176,7 @@ impl Plan {
             tag::BIND => {
                 let bind = Bind::read(body)?;
                 self.portals.push(bind.portal.to_vec());
+                self.note_reach(bind.statement);
                 match self.statement(bind.statement, state) {
                     Some(text) => {
                         let classification = self.route(&text, texts)?;
@@ -155,21 +186,27 @@ impl Plan {
                 }
             }
             tag::DESCRIBE => match Named::read(body)? {
-                Named::Statement(name) => match self.statement(name, state) {
-                    Some(text) => {
-                        self.route(&text, texts)?;
+                Named::Statement(name) => {
+                    self.note_reach(name);
+                    match self.statement(name, state) {
+                        Some(text) => {
+                            self.route(&text, texts)?;
+                        }
+                        None => self.need_held(),
                     }
-                    None => self.need_held(),
-                },
+                }
                 Named::Portal(name) => self.portal(name, state),
                 Named::Unknown => self.need_held(),
             },
             tag::EXECUTE => self.portal(Reader::new(body).string()?, state),
-            tag::CLOSE => match Named::read(body)? {
-                Named::Portal(name) if state.proxy_portals.contains_key(name) => {}
-                Named::Portal(_) | Named::Unknown => self.need_node(),
-                Named::Statement(_) => {}
-            },
+            tag::CLOSE => {
+                self.reach = Reach::Others;
+                match Named::read(body)? {
+                    Named::Portal(name) if state.proxy_portals.contains_key(name) => {}
+                    Named::Portal(_) | Named::Unknown => self.need_node(),
+                    Named::Statement(_) => {}
+                }
+            }
             tag::FUNCTION_CALL => self.needs = Needs::Primary,
             _ => {}
         }
@@ -193,6 +230,14 @@ impl Plan {
         };
         self.texts.push(Arc::clone(&classification));
         Ok(classification)
+    }
+
+    /// The unnamed statement of an earlier segment may be another's by the time this one is sent again.
+    fn note_reach(&mut self, statement: &[u8]) {
+        let parsed_here = self.names.iter().any(|(name, _)| name.is_empty());
+        if statement.is_empty() && !parsed_here {
+            self.reach = Reach::Others;
+        }
     }
 
     fn need_node(&mut self) {

@@ -28,7 +28,9 @@ impl Session {
     /// [`Session::send`] where the segment allows that, else now.
     pub(super) async fn prepare(&mut self, link: &mut Link, plan: &Plan) -> Result<(), Unprepared> {
         let (has, wants) = (&link.lease.settings, &self.state.settings);
-        let joined = plan.needs != Needs::Primary
+        // What the first of several segments undoes, the second must still find.
+        let joined = plan.ends.is_empty()
+            && plan.needs != Needs::Primary
             && (Arc::ptr_eq(has, wants) || !AppliedSettings::needs_own_transaction(has, wants))
             && plan.executed.iter().all(|text| may_share_transaction(text));
         if !joined {

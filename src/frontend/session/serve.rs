@@ -10,7 +10,7 @@ use super::link::{ClientSide, Link, LinkError, Pause, Until};
 use super::plan::{Needs, Plan};
 use super::settle::Batch;
 use super::translate::{Destination, NodeStatements, Translation};
-use super::{Session, SessionEnd, SessionTexts, Skipping, now, own};
+use super::{Next, Session, SessionEnd, SessionTexts, Skipping, now, own};
 use crate::core::router::RouteReason;
 use crate::core::segment::may_join_replica_block;
 use crate::core::snapshot::NodeRole;
@@ -21,7 +21,7 @@ use crate::protocol::backend::TransactionStatus;
 use crate::protocol::frame::HEADER_BYTES;
 use crate::protocol::frontend::{SYNC, tag};
 use crate::protocol::outstanding::{Disposition, Expected, OutstandingReplies, Own};
-use crate::protocol::replies::Hold;
+use crate::protocol::replies::{Boundaries, Hold};
 use crate::protocol::segment::SegmentEnd;
 
 /// A segment as it stands at the start of the client's buffer.
@@ -55,14 +55,14 @@ impl Session {
         if self.skipping == Skipping::UntilSync && self.skip(extent).await? {
             return Ok(());
         }
-        let Some(extent) = self.skip_with_node(extent) else {
+        let Some(mut extent) = self.skip_with_node(extent) else {
             return Ok(());
         };
         let length = extent.length;
         if self.link.is_none() {
             self.follow_reload();
         }
-        let plan = match self.plan(length) {
+        let mut plan = match self.plan(length) {
             Ok(plan) => plan,
             Err(error) => return self.refuse(&error, extent).await,
         };
@@ -76,6 +76,9 @@ impl Session {
         }
         if self.control_block(&plan, extent).await? {
             return Ok(());
+        }
+        if std::mem::take(&mut self.next) == Next::Coupled && !is_held {
+            self.couple(&mut plan, &mut extent);
         }
         match self.link.take() {
             Some(link) => self.serve_linked(link, &plan, extent).await?,
@@ -296,6 +299,12 @@ impl Session {
         hold: Hold,
     ) -> Result<(), ProxyError> {
         link.scanner.begin(hold);
+        link.scanner.boundaries = if plan.ends.is_empty() || hold != Hold::UntilResult {
+            Boundaries::Passed
+        } else {
+            Boundaries::Kept
+        };
+        link.answered = 0;
         link.progress = super::link::Progress::Untouched;
         self.pending.clear();
         self.state.closed.clear();

@@ -99,7 +99,9 @@ impl Session {
         let at = now();
         self.note_prepared(&mut link);
         self.note_told(&mut link);
-        self.note_route(&link, at.saturating_duration_since(extent.arrived));
+        for _ in 0..=plan.ends.len() {
+            self.note_route(&link, at.saturating_duration_since(extent.arrived));
+        }
         let was_open = self.block.is_some();
         let is_open = link.scanner.status != TransactionStatus::Idle;
         let mut block = self.block.take().unwrap_or_default();
@@ -205,7 +207,7 @@ impl Session {
         }
     }
 
-    fn note_route(&mut self, link: &Link, took: std::time::Duration) {
+    pub(super) fn note_route(&mut self, link: &Link, took: std::time::Duration) {
         let route = link.route;
         let metrics = &self.cluster.metrics;
         metrics.count_query(route.node, route.role, route.reason);

@@ -1,5 +1,7 @@
 //! The vocabulary of a walk over replies: what they amounted to, why it stops, what it holds back.
 
+use std::ops::Range;
+
 use crate::protocol::backend::{SqlState, TransactionStatus};
 
 /// What the replies to one segment amounted to.
@@ -68,6 +70,8 @@ pub enum Stop {
     HeldError(SqlState, ErrorKind),
     /// The node waits for COPY data.
     CopyIn,
+    /// With [`Boundaries::Kept`]: one of several segments has been answered.
+    Boundary,
     /// A `ReadyForQuery` for the client comes next, and [`reports`](super::ReplyScanner::reports) may hold what it is
     /// to be told before.
     Reported(TransactionStatus),
@@ -84,6 +88,15 @@ pub enum ErrorKind {
     Fatal,
 }
 
+/// Whether the scan stops between the answers to several segments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Boundaries {
+    /// It does not.
+    Passed,
+    /// It does.
+    Kept,
+}
+
 /// Whether the client may have to be told of a parameter although the node reports none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compare {
@@ -91,4 +104,13 @@ pub enum Compare {
     No,
     /// Settings were changed that the client knows nothing of.
     Yes,
+}
+
+/// Bytes for the client, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Span {
+    /// A range of the scanned buffer.
+    Range(Range<usize>),
+    /// A reply of pgweir's own.
+    Own(Box<[u8]>),
 }

@@ -1,0 +1,62 @@
+//! Several segments that arrived together and go to one node in one write.
+//!
+//! A client that pipelines with a Sync behind each statement would else wait a round trip for each.
+//! Only segments that leave nothing behind are coupled, so that what one of them does is not needed to
+//! judge the next. On a replica each answer is held back until it has a result, as for a segment alone:
+//! what has been answered stays answered, what has not is served anew.
+
+use super::link::Link;
+use super::plan::Plan;
+use super::serve::Extent;
+use super::{Session, SessionTexts};
+use crate::core::segment::may_be_coupled;
+use crate::limits::SEGMENT_BYTES;
+use crate::protocol::segment::{Segment, SegmentEnd, find_segment};
+
+/// Most segments that are sent together.
+const TRAIN_SEGMENTS: usize = 256;
+
+impl Session {
+    /// Adds the whole segments behind the first one that may go with it.
+    pub(super) fn couple(&self, plan: &mut Plan, extent: &mut Extent) {
+        let is_last = self.inbound.filled().len() <= extent.length;
+        if is_last || extent.end != SegmentEnd::Sync || !may_couple(plan) {
+            return;
+        }
+        while plan.ends.len() < TRAIN_SEGMENTS {
+            let rest = self.inbound.filled().get(extent.length..);
+            let rest = rest.unwrap_or_default();
+            let found = find_segment(rest, &mut 0, self.max_message_bytes, SEGMENT_BYTES);
+            let Ok(Segment::Whole(length, SegmentEnd::Sync)) = found else {
+                return;
+            };
+            let bytes = rest.get(..length).unwrap_or_default();
+            let mut texts = SessionTexts { session: self };
+            let next = Plan::default().of(bytes, &self.state, &mut texts);
+            let Some(next) = next.ok().filter(may_couple) else {
+                return;
+            };
+            plan.append(next, extent.length);
+            extent.length += length;
+        }
+    }
+
+    /// Settles the segments of a train that have been answered; the others are served anew, the first
+    /// of them alone.
+    pub(super) fn settle_answered(&mut self, plan: &Plan, link: &Link, extent: Extent) {
+        let answered = plan.ends.get(link.answered.saturating_sub(1));
+        self.inbound
+            .consume(answered.copied().unwrap_or(extent.length));
+        let at = super::now();
+        for _ in 0..link.answered {
+            self.note_route(link, at.saturating_duration_since(extent.arrived));
+        }
+        let (node, role) = (link.route.node, link.route.role);
+        let guarantee = &mut self.state.guarantee;
+        guarantee.on_read_completed(node, role, link.incarnation, at);
+    }
+}
+
+fn may_couple(plan: &Plan) -> bool {
+    plan.is_plain() && plan.executed.iter().all(|text| may_be_coupled(text))
+}

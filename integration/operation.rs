@@ -292,3 +292,30 @@ fn run_to_end(file: &Path, text: &str) -> (i32, String) {
         String::from_utf8(said).unwrap(),
     )
 }
+
+/// There is room for the catalogs of a number of databases: one that does not exist must not take the
+/// room of one that does, whose reads would all go to the primary.
+#[tokio::test]
+async fn databases_that_do_not_exist_take_no_room() {
+    let cluster = harness::shared_cluster().await;
+    let proxy = Proxy::start(cluster, "").await;
+    let to = |database: &str| {
+        let config = proxy.url("app").parse::<tokio_postgres::Config>();
+        let mut config = config.unwrap();
+        config.dbname(database);
+        config
+    };
+    for at in 0..300 {
+        let refused = to(&format!("none{at}")).connect(NoTls).await;
+        assert_eq!(code(&refused.err().unwrap()), "3D000");
+    }
+    let (client, connection) = to("postgres").connect(NoTls).await.unwrap();
+    tokio::spawn(connection);
+    eventually("a replica serves another database", async || {
+        value(&client, "SELECT now()").await.unwrap();
+        let route = value(&client, "SHOW pgweir.last_route").await.unwrap();
+        route.contains("role=replica")
+    })
+    .await;
+    assert!(!proxy.log().contains("none0"), "{}", proxy.log());
+}

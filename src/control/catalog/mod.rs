@@ -82,6 +82,25 @@ pub enum CatalogError {
     Deadline,
 }
 
+impl CatalogError {
+    /// What lies behind it, in the server's own words where it has said any.
+    fn cause(&self) -> String {
+        match self {
+            Self::Connect(source) | Self::Query { source, .. } => match source.as_db_error() {
+                Some(error) => error.message().to_owned(),
+                None => source.to_string(),
+            },
+            Self::Socket(source) => source.to_string(),
+            Self::TooLarge { .. }
+            | Self::NotPrimary
+            | Self::NotReplica
+            | Self::NotFresh
+            | Self::UnknownNode
+            | Self::Deadline => String::new(),
+        }
+    }
+}
+
 impl From<OpenError> for CatalogError {
     fn from(error: OpenError) -> Self {
         match error {
@@ -160,6 +179,7 @@ impl Keeper {
     async fn run(self) {
         let mut connection = None;
         let mut pause = RETRY_PAUSES.0;
+        let mut failing = None;
         loop {
             let due_early = tokio::select! {
                 () = self.catalog.load_due(QUIET) => true,
@@ -177,12 +197,13 @@ impl Keeper {
                 Ok(loaded) => {
                     self.catalog.publish(mark, loaded);
                     pause = RETRY_PAUSES.0;
+                    failing = None;
                     // Under constant DDL at most half of the time is spent loading.
                     tokio::time::sleep(began.elapsed()).await;
                 }
                 Err(error) => {
                     connection = None;
-                    self.report(&error);
+                    self.report(&error, &mut failing);
                     tokio::time::sleep(pause).await;
                     pause = pause.saturating_mul(2).min(RETRY_PAUSES.1);
                 }
@@ -190,13 +211,20 @@ impl Keeper {
         }
     }
 
-    fn report(&self, error: &CatalogError) {
+    /// Logs a failure once, until there is another one or a success.
+    fn report(&self, error: &CatalogError, failing: &mut Option<String>) {
+        let cause = error.cause();
+        let text = format!("{error}: {cause}");
+        if failing.as_ref() == Some(&text) {
+            return;
+        }
+        *failing = Some(text);
         tracing::warn!(
             cluster = %self.cluster.name,
             database = %self.database,
             error = %error,
-            cause = std::error::Error::source(error).map(tracing::field::display),
-            "catalog not loaded; reads of this database go to the primary"
+            cause,
+            "catalog not loaded; reads of this database go to the primary until it is"
         );
     }
 

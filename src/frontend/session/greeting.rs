@@ -15,6 +15,8 @@ impl Session {
             self.state.own.set(name, &value)?;
         }
         let parameters = self.parameters().await?;
+        // Not before a node has shown that the database exists: there is room for a number of them.
+        self.catalog = self.cluster.world.catalogs.of(&self.key.database);
         self.told = std::sync::Arc::clone(&parameters);
         let mut out = Vec::new();
         for (name, value) in parameters.iter() {

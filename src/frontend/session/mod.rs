@@ -235,7 +235,6 @@ impl Session {
     /// A session that has not greeted its client yet.
     pub fn new(parts: SessionParts) -> Self {
         let policies = Arc::clone(parts.cluster.config.policies_for(&parts.user.name));
-        let catalog = parts.cluster.world.catalogs.of(&parts.database);
         let learned = parts.cluster.shared.learned(&parts.database);
         let key = PoolKey {
             node: NodeId(0),
@@ -254,7 +253,7 @@ impl Session {
             policies,
             user: parts.user,
             key,
-            catalog,
+            catalog: None,
             learned,
             registration: parts.registration,
             shutdown: parts.shutdown,

@@ -295,6 +295,9 @@ fn facts(verdict: &StatementVerdict) -> Vec<String> {
         SessionEffect::Setting(SettingChange::ResetAll) => {
             facts.push("resets every setting of the session".into());
         }
+        SessionEffect::DeallocateAll => {
+            facts.push("drops every prepared statement of the session".into());
+        }
         SessionEffect::DiscardAll => facts.push("makes the session as new".into()),
         SessionEffect::Pins(reason) | SessionEffect::MayConfigure(reason, _) => {
             facts.push(format!(

@@ -171,6 +171,8 @@ pub enum SessionEffect {
     Setting(SettingChange),
     /// DISCARD ALL: the session is as new.
     DiscardAll,
+    /// DEALLOCATE ALL: no named prepared statement is left.
+    DeallocateAll,
     /// State that lives on one connection.
     Pins(PinReason),
     /// The same, and perhaps settings: these names are to be asked for.

@@ -116,6 +116,7 @@ fn own_statement(analysis: &Analysis) -> Option<ProxyStatement> {
             SessionEffect::None
             | SessionEffect::Setting(_)
             | SessionEffect::DiscardAll
+            | SessionEffect::DeallocateAll
             | SessionEffect::Pins(_)
             | SessionEffect::MayConfigure(..) => None,
         },

@@ -42,8 +42,7 @@ pub fn server_name(id: u64) -> String {
     format!("{SERVER_NAME_PREFIX}{id}")
 }
 
-/// What every name that pgweir gives on a node begins with.
-pub const SERVER_NAME_PREFIX: &str = "pgweir_";
+pub use crate::protocol::replies::SERVER_NAME_PREFIX;
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Key {

@@ -7,6 +7,7 @@
 //! * Replies that pgweir makes itself stand in the same queue, so that order is kept.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// What happens to a reply that arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,10 +23,15 @@ pub enum Disposition {
 pub enum Expected {
     /// `ParseComplete` for the statement with this server-side number (`None`: the unnamed one).
     Parsed(Disposition, Option<u64>),
-    /// `BindComplete`.
-    Bound,
+    /// `BindComplete`, and what the client calls the statement if the node knows it by another name.
+    Bound(Option<Arc<[u8]>>),
     /// `CloseComplete`.
     Closed(Disposition),
+    /// The `CloseComplete` of a statement that the client has named.
+    ClosedNamed,
+    /// The reply to a Parse under this name, which is taken, or to a Describe of it, which is unknown: an
+    /// error.
+    Refused(Arc<[u8]>),
     /// The reply to Describe: optionally `ParameterDescription`, then `RowDescription` or `NoData`.
     Described,
     /// The reply to Execute, up to `CommandComplete`, `EmptyQueryResponse` or `PortalSuspended`.
@@ -45,9 +51,9 @@ pub enum Expected {
     /// If a second `ReadyForQuery` comes before it, the client's Sync before the COPY was not ignored.
     AfterCopy,
     /// The client's Parse of a statement that the node has already: answered like `Synthesize`.
-    AlreadyParsed(u64),
-    /// The client's Close of the statement with this name, of which the node learns nothing.
-    AlreadyClosed(Box<[u8]>),
+    AlreadyParsed,
+    /// The client's Close of a statement, of which the node learns nothing.
+    AlreadyClosed,
 }
 
 /// What pgweir answers itself, taken from the head of the queue.
@@ -55,12 +61,11 @@ pub enum Expected {
 pub enum Own {
     /// These bytes.
     Bytes(Box<[u8]>),
-    /// `ParseComplete` for this statement.
-    Parsed(u64),
+    /// `ParseComplete` for a named statement.
+    Parsed,
+    /// `CloseComplete` for a named statement.
+    Closed,
 }
-
-/// A whole `CloseComplete`.
-const CLOSE_COMPLETE: [u8; 5] = [b'3', 0, 0, 0, 4];
 
 /// Whether the node is skipping messages after an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,10 +146,12 @@ impl OutstandingReplies {
     pub fn pop_own(&mut self) -> Option<Own> {
         // Looked at once a message, so nothing is moved unless there is something to give.
         match self.queue.front()? {
-            Expected::Synthesize(_) | Expected::AlreadyParsed(_) | Expected::AlreadyClosed(_) => {}
+            Expected::Synthesize(_) | Expected::AlreadyParsed | Expected::AlreadyClosed => {}
             Expected::Parsed(..)
-            | Expected::Bound
+            | Expected::Bound(_)
             | Expected::Closed(_)
+            | Expected::ClosedNamed
+            | Expected::Refused(_)
             | Expected::Described
             | Expected::Executed
             | Expected::Synced
@@ -155,11 +162,13 @@ impl OutstandingReplies {
         }
         match self.queue.pop_front()? {
             Expected::Synthesize(bytes) => Some(Own::Bytes(bytes)),
-            Expected::AlreadyParsed(id) => Some(Own::Parsed(id)),
-            Expected::AlreadyClosed(_) => Some(Own::Bytes(CLOSE_COMPLETE.as_slice().into())),
+            Expected::AlreadyParsed => Some(Own::Parsed),
+            Expected::AlreadyClosed => Some(Own::Closed),
             Expected::Parsed(..)
-            | Expected::Bound
+            | Expected::Bound(_)
             | Expected::Closed(_)
+            | Expected::ClosedNamed
+            | Expected::Refused(_)
             | Expected::Described
             | Expected::Executed
             | Expected::Synced
@@ -181,15 +190,17 @@ impl OutstandingReplies {
             match head {
                 Expected::Synced | Expected::Inspection | Expected::Query(_) => return,
                 Expected::Parsed(..)
-                | Expected::Bound
+                | Expected::Bound(_)
                 | Expected::Closed(_)
+                | Expected::ClosedNamed
+                | Expected::Refused(_)
                 | Expected::Described
                 | Expected::Executed
                 | Expected::Aside
                 | Expected::AfterCopy
                 | Expected::Synthesize(_)
-                | Expected::AlreadyClosed(_)
-                | Expected::AlreadyParsed(_) => lost(head),
+                | Expected::AlreadyClosed
+                | Expected::AlreadyParsed => lost(head),
             }
             self.queue.pop_front();
         }
@@ -254,14 +265,14 @@ mod tests {
     fn an_error_skips_to_the_next_sync_and_no_further() {
         let mut replies = OutstandingReplies::default();
         replies.push(Expected::Parsed(Disposition::Forward, Some(7)));
-        replies.push(Expected::Bound);
+        replies.push(Expected::Bound(None));
         replies.push(Expected::Executed);
         replies.push(Expected::Synced);
         replies.push(Expected::Parsed(Disposition::Forward, Some(8)));
         let mut lost = Vec::new();
         replies.fail(|expected| lost.push(expected.clone()));
         let parse = Expected::Parsed(Disposition::Forward, Some(7));
-        assert_eq!(lost, [parse, Expected::Bound, Expected::Executed]);
+        assert_eq!(lost, [parse, Expected::Bound(None), Expected::Executed]);
         assert_eq!(replies.head(), Some(&Expected::Synced));
         assert!(!replies.is_skipping());
         assert!(replies.is_parsing(8));
@@ -273,20 +284,20 @@ mod tests {
         replies.push(Expected::Executed);
         replies.fail(|_| {});
         assert!(replies.is_skipping() && replies.is_empty());
-        replies.push(Expected::Bound);
+        replies.push(Expected::Bound(None));
         assert!(replies.is_empty());
         replies.push(Expected::Synced);
-        replies.push(Expected::Bound);
+        replies.push(Expected::Bound(None));
         assert_eq!(replies.len(), 2);
     }
 
     #[test]
     fn own_replies_wait_for_their_turn() {
         let mut replies = OutstandingReplies::default();
-        replies.push(Expected::Bound);
+        replies.push(Expected::Bound(None));
         replies.push(Expected::Synthesize(b"x".as_slice().into()));
         assert_eq!(replies.pop_own(), None);
-        assert_eq!(replies.pop(), Some(Expected::Bound));
+        assert_eq!(replies.pop(), Some(Expected::Bound(None)));
         assert_eq!(replies.pop_own(), Some(Own::Bytes(b"x".as_slice().into())));
     }
 

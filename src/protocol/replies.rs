@@ -14,7 +14,8 @@ use super::frame::FrameHeader;
 use super::message::Malformed;
 use super::outstanding::{Disposition, Expected, OutstandingReplies, Own};
 
-pub use outcome::{Boundaries, Compare, ErrorKind, Hold, Outcome, Span, Stop};
+pub use errors::SERVER_NAME_PREFIX;
+pub use outcome::{Boundaries, Compare, ErrorKind, Hold, Outcome, Span, Stop, Verdict};
 
 /// Longest message that is held until it is whole, in bytes; longer ones pass through unread.
 const WHOLE_MESSAGE_BYTES: usize = 16 * 1024;
@@ -41,10 +42,10 @@ pub struct ReplyScanner {
     pub last_error: Option<SqlState>,
     /// Named statements whose Parse failed since [`Self::begin`].
     pub unparsed: Vec<u64>,
-    /// Named statements that the node has confirmed since [`Self::begin`].
-    pub parsed: Vec<u64>,
-    /// Named statements whose Close was skipped since [`Self::begin`].
-    pub unclosed: Vec<Box<[u8]>>,
+    /// What became of the client's Parse and Close messages with a name since [`Self::begin`], in order.
+    pub changes: Vec<Verdict>,
+    /// Goes to the client instead of the error that was read last.
+    instead: Option<Box<[u8]>>,
     /// Rows of pgweir's own query, as message bodies.
     pub captured: Vec<Box<[u8]>>,
     /// Bodies of `ParameterStatus` messages. The client is not told of them as they come: the node may
@@ -74,8 +75,8 @@ impl Default for ReplyScanner {
             status: TransactionStatus::Idle,
             last_error: None,
             unparsed: Vec::new(),
-            parsed: Vec::new(),
-            unclosed: Vec::new(),
+            changes: Vec::new(),
+            instead: None,
             captured: Vec::new(),
             reports: Vec::new(),
             compare: Compare::No,
@@ -93,8 +94,7 @@ impl ReplyScanner {
         self.outcome = Outcome::default();
         self.last_error = None;
         self.unparsed.clear();
-        self.parsed.clear();
-        self.unclosed.clear();
+        self.changes.clear();
         self.captured.clear();
         self.has_result = ResultSeen::No;
     }
@@ -166,6 +166,9 @@ impl ReplyScanner {
             let disposition = self.account(header.tag, whole, replies)?;
             let disposition = if hold == Hold::Discarding {
                 Disposition::Discard
+            } else if let Some(instead) = self.instead.take() {
+                spans.push(Span::Own(instead));
+                Disposition::Discard
             } else {
                 disposition
             };
@@ -232,9 +235,13 @@ impl ReplyScanner {
         while let Some(own) = replies.pop_own() {
             let bytes = match own {
                 Own::Bytes(bytes) => bytes,
-                Own::Parsed(id) => {
-                    self.parsed.push(id);
+                Own::Parsed => {
+                    self.changes.push(Verdict::Done);
                     PARSE_COMPLETE.as_slice().into()
+                }
+                Own::Closed => {
+                    self.changes.push(Verdict::Done);
+                    CLOSE_COMPLETE.as_slice().into()
                 }
             };
             if self.hold != Hold::Discarding {
@@ -299,7 +306,6 @@ impl ReplyScanner {
                     | Expected::Query(_),
                 ),
             ) => self.ready(body, replies),
-            (tag::COMMAND_COMPLETE, Some(Expected::Aside)) => Ok(popped(replies)),
             (tag::CLOSE_COMPLETE, Some(Expected::AfterCopy)) => {
                 self.outcome.add(Outcome::CLIENT_SKIPS);
                 replies.pop();
@@ -309,14 +315,12 @@ impl ReplyScanner {
             | (tag::PARSE_COMPLETE | tag::BIND_COMPLETE, Some(Expected::Aside)) => {
                 Ok(Disposition::Discard)
             }
-            (tag::PARSE_COMPLETE, Some(Expected::Parsed(_, id))) => {
-                self.parsed.extend(*id);
-                Ok(popped(replies))
-            }
-            (tag::CLOSE_COMPLETE, Some(Expected::Closed(_)))
-            | (tag::BIND_COMPLETE, Some(Expected::Bound))
+            (tag::PARSE_COMPLETE, Some(Expected::Parsed(..)))
+            | (tag::COMMAND_COMPLETE, Some(Expected::Aside))
+            | (tag::CLOSE_COMPLETE, Some(Expected::Closed(_) | Expected::ClosedNamed))
+            | (tag::BIND_COMPLETE, Some(Expected::Bound(_)))
             | (tag::ROW_DESCRIPTION | tag::NO_DATA, Some(Expected::Described)) => {
-                Ok(popped(replies))
+                Ok(self.popped(replies))
             }
             (tag::PARAMETER_DESCRIPTION, Some(Expected::Described))
             | (tag::ROW_DESCRIPTION, Some(Expected::Query(_))) => forward,
@@ -358,7 +362,33 @@ impl ReplyScanner {
             tag: tag::READY_FOR_QUERY,
         })?;
         self.has_result = ResultSeen::Yes;
-        Ok(popped(replies))
+        Ok(self.popped(replies))
+    }
+
+    /// Takes the head, which has been answered, and says who gets the answer.
+    fn popped(&mut self, replies: &mut OutstandingReplies) -> Disposition {
+        match replies.pop() {
+            Some(Expected::Parsed(Disposition::Forward, Some(_)) | Expected::ClosedNamed) => {
+                self.changes.push(Verdict::Done);
+                Disposition::Forward
+            }
+            Some(Expected::Parsed(Disposition::Forward, None)) => {
+                self.outcome.remove(Outcome::UNNAMED_UNDONE);
+                self.outcome.remove(Outcome::UNNAMED_FAILED);
+                Disposition::Forward
+            }
+            Some(
+                Expected::Parsed(disposition, _)
+                | Expected::Closed(disposition)
+                | Expected::Query(disposition),
+            ) => disposition,
+            Some(Expected::Inspection | Expected::Aside) => Disposition::Discard,
+            Some(Expected::AfterCopy) => {
+                replies.put_first(Expected::Closed(Disposition::Discard));
+                Disposition::Forward
+            }
+            _ => Disposition::Forward,
+        }
     }
 
     fn completed(&mut self, body: Option<&[u8]>) {
@@ -390,6 +420,9 @@ const CAPTURED_BYTES: usize = 128 * 1024;
 
 /// A whole `ParseComplete`.
 const PARSE_COMPLETE: [u8; 5] = [tag::PARSE_COMPLETE, 0, 0, 0, 4];
+
+/// A whole `CloseComplete`.
+const CLOSE_COMPLETE: [u8; 5] = [tag::CLOSE_COMPLETE, 0, 0, 0, 4];
 
 enum Body<'a> {
     Incomplete,
@@ -428,22 +461,6 @@ fn asynchronous(head: Option<&Expected>) -> Disposition {
     match head {
         Some(Expected::Query(disposition)) => *disposition,
         Some(Expected::Inspection | Expected::Aside) => Disposition::Discard,
-        _ => Disposition::Forward,
-    }
-}
-
-fn popped(replies: &mut OutstandingReplies) -> Disposition {
-    match replies.pop() {
-        Some(
-            Expected::Parsed(disposition, _)
-            | Expected::Closed(disposition)
-            | Expected::Query(disposition),
-        ) => disposition,
-        Some(Expected::Inspection | Expected::Aside) => Disposition::Discard,
-        Some(Expected::AfterCopy) => {
-            replies.put_first(Expected::Closed(Disposition::Discard));
-            Disposition::Forward
-        }
         _ => Disposition::Forward,
     }
 }

@@ -195,6 +195,7 @@ pub(super) fn session_function(name: &str) -> Option<FunctionVerdict> {
         "setseed" | "pg_replication_origin_session_setup" => {
             refused(Reason::NodeLocalFunction, Some(PinReason::Seed))
         }
+        "pg_prepared_statement" => refused(Reason::NodeLocalFunction, Some(PinReason::SqlPrepare)),
         "currval" | "lastval" => refused(Reason::Sequence, Some(PinReason::Sequence)),
         "nextval" | "setval" | "pg_sequence_last_value" => refused(Reason::Sequence, None),
         // Descriptors of large objects are closed at the end of the transaction.

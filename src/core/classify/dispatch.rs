@@ -158,7 +158,8 @@ fn session_statement(
     let state = || StatementFacts::plain(Reason::SessionState);
     match word {
         "listen" => state().pinned(PinReason::Listen),
-        "unlisten" | "notify" | "fetch" | "move" | "close" | "deallocate" => state(),
+        "unlisten" | "notify" | "fetch" | "move" | "close" => state(),
+        "deallocate" => deallocate(rest),
         "declare" => declare(sql, rest),
         "prepare" => state().pinned(PinReason::SqlPrepare),
         "load" => state().pinned(PinReason::Load),
@@ -186,6 +187,22 @@ fn outcome(outcome: Outcome) -> StatementFacts {
     }
 }
 
+/// A name may be that of a statement that was prepared by a Parse message.
+fn deallocate(rest: &[Piece<'_>]) -> StatementFacts {
+    let rest = match rest {
+        [prepare, rest @ ..] if prepare.is("prepare") && !rest.is_empty() => rest,
+        _ => rest,
+    };
+    let facts = StatementFacts::plain(Reason::SessionState);
+    match rest {
+        [all] if all.is("all") => StatementFacts {
+            session: SessionEffect::DeallocateAll,
+            ..facts
+        },
+        _ => facts.pinned(PinReason::SqlPrepare),
+    }
+}
+
 /// A statement that is no read, with the functions it calls.
 fn calling(sql: &[u8], pieces: &[Piece<'_>], reason: Reason) -> StatementFacts {
     with_settings(
@@ -207,7 +224,19 @@ fn with_settings(facts: StatementFacts, sql: &[u8], pieces: &[Piece<'_>]) -> Sta
 
 fn query_facts(sql: &[u8], pieces: &[Piece<'_>]) -> StatementFacts {
     match query::prove(sql, pieces) {
-        Ok(references) => with_settings(StatementFacts::new(Proof::Query, references), sql, pieces),
+        Ok(references) => {
+            let lists_statements = references
+                .relations
+                .iter()
+                .any(|relation| &*relation.name.name == "pg_prepared_statements");
+            let facts = StatementFacts::new(Proof::Query, references);
+            let facts = with_settings(facts, sql, pieces);
+            if lists_statements {
+                facts.pinned(PinReason::SqlPrepare)
+            } else {
+                facts
+            }
+        }
         Err(reason) => {
             let facts = calling(sql, pieces, reason);
             if reason == Reason::SelectInto {
@@ -270,7 +299,16 @@ fn definition(sql: &[u8], pieces: &[Piece<'_>]) -> StatementFacts {
     } else {
         Proof::Definition(Reason::Ddl)
     };
-    StatementFacts::new(proof, calls).with_effect(ddl::effect(pieces))
+    let facts = StatementFacts::new(proof, calls).with_effect(ddl::effect(pieces));
+    let executes = |pair: &[Piece<'_>]| match pair {
+        [first, second] => first.is("as") && second.is("execute"),
+        _ => false,
+    };
+    if runs_query && pieces.windows(2).any(executes) {
+        facts.pinned(PinReason::SqlPrepare)
+    } else {
+        facts
+    }
 }
 
 /// `AS SELECT`, `AS (SELECT`, and their like.
@@ -328,7 +366,12 @@ fn explain(sql: &[u8], rest: &[Piece<'_>]) -> StatementFacts {
         },
         // Planning changes neither the session nor the catalog.
         (Proof::Write(reason) | Proof::Definition(reason), Analyses::No) => {
-            StatementFacts::plain(reason)
+            let facts = StatementFacts::plain(reason);
+            if inner.session == SessionEffect::Pins(PinReason::SqlPrepare) {
+                facts.pinned(PinReason::SqlPrepare)
+            } else {
+                facts
+            }
         }
     }
 }

@@ -64,7 +64,9 @@ impl Judge<'_> {
             Proof::Write(reason) | Proof::Definition(reason) => (AccessMode::ReadWrite, reason),
         };
         let session = match (&facts.session, calls.pin) {
-            (SessionEffect::None, Some(reason)) => left_behind(reason, &facts.configures),
+            (SessionEffect::None | SessionEffect::Pins(PinReason::SqlPrepare), Some(reason)) => {
+                left_behind(reason, &facts.configures)
+            }
             (SessionEffect::Pins(reason), _) => left_behind(*reason, &facts.configures),
             (effect, _) => effect.clone(),
         };

@@ -114,7 +114,7 @@ impl Session {
                     }
                     return self.settle(link, plan, extent).await;
                 }
-                Ok(Attempted::Again) => self.state.restore(unnamed.clone()),
+                Ok(Attempted::Again) => self.state.unnamed.clone_from(&unnamed),
                 Ok(Attempted::Partly) => {
                     self.next = Next::Alone;
                     return Ok(());
@@ -366,6 +366,8 @@ impl Session {
         };
         self.leave_target(&mut link);
         if drained && !link.scanner.outcome.has(Outcome::FATAL) {
+            // The client has not been told of it; it is sent again.
+            self.pending.clear();
             self.note_prepared(&mut link);
             if link.scanner.status == TransactionStatus::Idle {
                 self.spare = link.give_back(now());

@@ -1,7 +1,8 @@
 //! COPY FROM STDIN: data is sent on as it arrives.
 
 use super::link::{Copy, Link};
-use super::{Session, SessionEnd, length_refusal};
+use super::refusal::length_refusal;
+use super::{Session, SessionEnd};
 use crate::frontend::error::{Limit, ProxyError};
 use crate::frontend::statements::SERVER_NAME_PREFIX;
 use crate::limits::SEGMENT_BYTES;

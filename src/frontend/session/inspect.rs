@@ -63,6 +63,7 @@ impl Session {
                 SessionEffect::None
                 | SessionEffect::Setting(_)
                 | SessionEffect::DiscardAll
+                | SessionEffect::DeallocateAll
                 | SessionEffect::Proxy(_) => {
                     if self.pin.is_some() && may_release(statement.reason) {
                         self.doubt.get_or_insert_default();

@@ -2,8 +2,9 @@
 
 use super::link::{ClientSide, Link, Pause, Until};
 use super::plan::Plan;
+use super::refusal::length_refusal;
 use super::serve::Extent;
-use super::{Session, SessionEnd, SessionTexts, length_refusal, now};
+use super::{Session, SessionEnd, SessionTexts, now};
 use crate::core::guarantee::Floor;
 use crate::core::router::{NodeSet, RouteReason, RouteRequest, Target};
 use crate::core::snapshot::NodeRole;

@@ -16,6 +16,7 @@ mod greeting;
 mod inspect;
 mod link;
 mod long;
+mod named;
 mod outgoing;
 mod own;
 mod parked;
@@ -51,27 +52,27 @@ use crate::frontend::buffers::{Buffer, BufferPool, BufferSize};
 use crate::frontend::cancel_keys::Registration;
 use crate::frontend::classification::{ClassificationCache, LearnedWrites};
 use crate::frontend::cluster::ServedCluster;
-use crate::frontend::error::{Limit, ProxyError};
+use crate::frontend::error::ProxyError;
 use crate::limits::{ABANDONED_CANCEL_TIMEOUT, FAREWELL_TIMEOUT, SEGMENT_BYTES};
 use crate::protocol::backend::{TransactionStatus, tag};
 use crate::protocol::frame::FrameHeader;
-use crate::protocol::frame::{InvalidLength, MIN_LENGTH};
 use crate::protocol::frontend::tag::TERMINATE;
 use crate::protocol::message::write_message;
-use crate::protocol::segment::{InvalidSegment, Segment, find_segment};
+use crate::protocol::segment::{Segment, find_segment};
 use crate::published::Published;
 use crate::wire::socket::Socket;
 use crate::world::DatabaseCatalog;
 
 use inspect::{Doubt, Pin};
 use link::{ClientSide, Link, LinkError, Pause, Until};
+use named::Change;
 use parked::{Heard, hear};
 use plan::Plan;
+use refusal::segment_refusal;
 use settle::OpenBlock;
 use spare::LinkMemory;
 use state::SessionState;
 use texts::SessionTexts;
-use translate::PendingStatement;
 
 /// What the sessions of one worker thread share.
 #[derive(Debug)]
@@ -146,7 +147,8 @@ pub struct Session {
     shutdown: watch::Receiver<bool>,
     max_message_bytes: u32,
     state: SessionState,
-    pending: Vec<PendingStatement>,
+    /// What the segment under way does to named statements.
+    pending: Vec<Change>,
     /// The connection it holds.
     link: Option<Box<Link>>,
     /// The connection it keeps, though nothing holds it there.
@@ -328,7 +330,7 @@ impl Session {
                 self.max_message_bytes,
                 SEGMENT_BYTES,
             );
-            match found.map_err(refusal)? {
+            match found.map_err(segment_refusal)? {
                 Segment::Partial => self.read_more().await?,
                 found @ (Segment::Whole(..) | Segment::TooLong(_)) => return Ok(found),
             }
@@ -474,24 +476,6 @@ impl Session {
             Some(link) => link.scanner.status,
             None => self.unlinked_status(),
         }
-    }
-}
-
-fn refusal(error: InvalidSegment) -> SessionEnd {
-    SessionEnd::Fatal(match error {
-        InvalidSegment::Length(invalid) => length_refusal(invalid),
-        InvalidSegment::Type(_) => ProxyError::ProtocolViolation("invalid frontend message type"),
-    })
-}
-
-/// A length that the protocol cannot have is not the fault of a limit.
-fn length_refusal(invalid: InvalidLength) -> ProxyError {
-    if (MIN_LENGTH..=i32::MAX.unsigned_abs()).contains(&invalid.length) {
-        ProxyError::LimitExceeded {
-            limit: Limit::Message,
-        }
-    } else {
-        ProxyError::ProtocolViolation("invalid message length")
     }
 }
 

@@ -63,8 +63,7 @@ impl Session {
         let linked = self.link.is_some();
         let words = match (text.and_then(|sql| self.control(plan, sql)), fate) {
             (Some(Control::Deallocate(name)), None | Some(Fate::Fine)) => {
-                self.state.close(name.as_bytes());
-                self.state.closed.clear();
+                self.state.statements.remove(name.as_bytes());
                 "DEALLOCATE"
             }
             _ if linked => return Ok(false),

@@ -18,7 +18,7 @@ use crate::core::statement::{ProxyStatement, SessionEffect, TransactionControl};
 use crate::frontend::buffers::BufferSize;
 use crate::frontend::error::{ProxyError, Severity};
 use crate::protocol::backend::TransactionStatus;
-use crate::protocol::frame::HEADER_BYTES;
+use crate::protocol::frame::{FrameHeader, HEADER_BYTES};
 use crate::protocol::frontend::{SYNC, tag};
 use crate::protocol::outstanding::{Disposition, Expected, OutstandingReplies, Own};
 use crate::protocol::replies::{Boundaries, Hold};
@@ -58,14 +58,14 @@ impl Session {
         let Some(mut extent) = self.skip_with_node(extent) else {
             return Ok(());
         };
-        let length = extent.length;
         if self.link.is_none() {
             self.follow_reload();
         }
-        let mut plan = match self.plan(length) {
-            Ok(plan) => plan,
+        let (mut plan, planned) = match self.plan_in_order(extent) {
+            Ok(planned) => planned,
             Err(error) => return self.refuse(&error, extent).await,
         };
+        extent = planned;
         let node_waits = |link: &Link| {
             let for_sync = link.batch == Batch::Open && extent.end == SegmentEnd::Sync;
             for_sync || !link.is_quiet()
@@ -92,6 +92,27 @@ impl Session {
         let plan = std::mem::take(&mut self.spare_plan);
         let bytes = self.inbound.filled().get(..length).unwrap_or_default();
         plan.of(bytes, &self.state, &mut SessionTexts { session: self })
+    }
+
+    /// The plan of the segment, or of its beginning: what stands behind the end of all prepared
+    /// statements depends on what became of it, and is served when that has been answered.
+    fn plan_in_order(&mut self, extent: Extent) -> Result<(Plan, Extent), ProxyError> {
+        let plan = self.plan(extent.length)?;
+        if !forgets_statements(&plan) {
+            return Ok((plan, extent));
+        }
+        let bytes = self.inbound.filled().get(..extent.length);
+        match up_to_first_execute(bytes.unwrap_or_default()) {
+            Some(length) => {
+                let part = Extent {
+                    length,
+                    end: SegmentEnd::Flush,
+                    ..extent
+                };
+                Ok((self.plan(length)?, part))
+            }
+            None => Ok((plan, extent)),
+        }
     }
 
     /// Drops messages up to the Sync; `false` when the segment is to be served after all.
@@ -214,18 +235,16 @@ impl Session {
             node: None,
         };
         translation.messages(bytes, &mut to)?;
-        self.state.closed.clear();
         let mut answer = Vec::new();
         while let Some(reply) = replies.pop_own() {
             match reply {
                 Own::Bytes(bytes) => answer.extend_from_slice(&bytes),
-                Own::Parsed(_) => answer.extend_from_slice(&own::PARSE_COMPLETE),
+                Own::Parsed => answer.extend_from_slice(&own::PARSE_COMPLETE),
+                Own::Closed => answer.extend_from_slice(&own::CLOSE_COMPLETE),
             }
         }
-        for pending in self.pending.drain(..) {
-            self.state
-                .statements
-                .insert(&pending.name, pending.statement);
+        for change in self.pending.drain(..) {
+            self.state.statements.apply(change);
         }
         Ok(answer)
     }
@@ -307,7 +326,6 @@ impl Session {
         link.answered = 0;
         link.progress = super::link::Progress::Untouched;
         self.pending.clear();
-        self.state.closed.clear();
         link.write_prologue();
         self.translate(link, plan, extent.length)?;
         match (extent.end, link.batch) {
@@ -388,6 +406,7 @@ fn own_statement(plan: &Plan) -> Option<ProxyStatement> {
             SessionEffect::None
             | SessionEffect::Setting(_)
             | SessionEffect::DiscardAll
+            | SessionEffect::DeallocateAll
             | SessionEffect::Pins(_)
             | SessionEffect::MayConfigure(..) => None,
         },
@@ -405,6 +424,30 @@ fn joins_replica_block(plan: &Plan) -> bool {
             understood && text.statements.iter().all(may_join_replica_block)
         })
         && !ends_and_goes_on(plan)
+}
+
+/// Whether the segment drops every prepared statement.
+fn forgets_statements(plan: &Plan) -> bool {
+    let mut statements = plan.executed.iter().flat_map(|text| text.statements.iter());
+    statements.any(|one| {
+        matches!(
+            one.session,
+            SessionEffect::DiscardAll | SessionEffect::DeallocateAll
+        )
+    })
+}
+
+/// How many bytes there are up to and with the first Execute, if anything but a Sync stands behind it.
+fn up_to_first_execute(bytes: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        let header = FrameHeader::parse(bytes.get(at..)?, u32::MAX).ok()??;
+        at += header.total();
+        if header.tag == tag::EXECUTE {
+            let next = *bytes.get(at)?;
+            return (next != tag::SYNC).then_some(at);
+        }
+    }
 }
 
 /// Statements behind the end of the block would run outside it, where they are routed anew.

@@ -20,7 +20,7 @@ use crate::frontend::buffers::BufferSize;
 use crate::frontend::cancel_keys::Asked;
 use crate::frontend::error::ProxyError;
 use crate::protocol::backend::{SqlState, TransactionStatus};
-use crate::protocol::replies::Outcome;
+use crate::protocol::replies::{Outcome, Verdict};
 use crate::protocol::segment::SegmentEnd;
 
 /// `ERRCODE_FEATURE_NOT_SUPPORTED` (`src/backend/utils/errcodes.txt`).
@@ -47,6 +47,8 @@ pub(super) struct OpenBlock {
     settings: Vec<SettingChange>,
     /// Whether a savepoint may have taken settings back.
     savepoints: Savepoints,
+    /// Whether a DISCARD ALL has succeeded that its transaction may still take back in part.
+    discarded: Discarded,
     /// What it may have changed in the catalog.
     catalog: CatalogEffect,
     /// The catalog when it was begun on a replica. Its statements are judged by it: DDL on the primary
@@ -88,6 +90,13 @@ enum Savepoints {
     Some,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Discarded {
+    #[default]
+    No,
+    Yes,
+}
+
 impl Session {
     /// Every reply to the segment has been passed on.
     pub(super) async fn settle(
@@ -109,6 +118,10 @@ impl Session {
         block.begun = put_off.as_ref().map(|begin| begin.modes).or(block.begun);
         for statement in plan.executed.iter().flat_map(|text| text.statements.iter()) {
             block.note(statement, link.route.role);
+        }
+        if link.scanner.outcome.has(Outcome::DISCARDED_ALL) {
+            self.discard_all(&mut link);
+            block.discarded = Discarded::Yes;
         }
         self.note_pins(plan, &link);
         for text in &plan.executed {
@@ -152,13 +165,14 @@ impl Session {
 
     /// What the client knows now of parameters and of what it has closed.
     fn note_told(&mut self, link: &mut Link) {
-        let unclosed = std::mem::take(&mut link.scanner.unclosed);
-        self.state.keep_unclosed(&unclosed);
         if !Arc::ptr_eq(&self.told, &link.told) {
             self.told = Arc::clone(&link.told);
         }
-        if link.scanner.outcome.has(Outcome::UNNAMED_LOST) {
+        let before = self.state.unnamed_before.take();
+        if link.scanner.outcome.has(Outcome::UNNAMED_FAILED) {
             self.state.unnamed = None;
+        } else if link.scanner.outcome.has(Outcome::UNNAMED_UNDONE) {
+            self.state.unnamed = before;
         }
     }
 
@@ -193,17 +207,14 @@ impl Session {
         if link.scanner.outcome.has(Outcome::CLOSE_LOST) {
             link.taint();
         }
-        let pending = std::mem::take(&mut self.pending);
-        for pending in pending {
-            if link.scanner.parsed.contains(&pending.statement.id) {
-                self.state
-                    .statements
-                    .insert(&pending.name, pending.statement);
+        for (change, became) in self.pending.drain(..).zip(link.scanner.changes.drain(..)) {
+            if became == Verdict::Done {
+                self.state.statements.apply(change);
             }
         }
         if link.scanner.outcome.has(Outcome::DEALLOCATED_ALL) {
             link.lease.prepared.clear();
-            self.state.statements = super::state::NamedStatements::default();
+            self.state.statements = super::named::NamedStatements::default();
         }
     }
 
@@ -241,11 +252,14 @@ impl Session {
     /// The session stands outside a block: what was set in it holds or is gone.
     fn end_block(&mut self, block: &OpenBlock, link: &mut Link, plan: &Plan, began: Began) {
         let outcome = link.scanner.outcome;
-        if outcome.has(Outcome::DISCARDED_ALL) {
-            self.discard_all(link);
+        self.invalidate_catalog(&block.catalog);
+        if block.discarded == Discarded::Yes {
+            let undone = outcome.has(Outcome::ERROR) || outcome.has(Outcome::ROLLED_BACK);
+            if undone || !block.settings.is_empty() {
+                self.suspect(PinReason::Setting, &SettingNames::default());
+            }
             return;
         }
-        self.invalidate_catalog(&block.catalog);
         let fate = fate(plan, began, outcome);
         match (link.replayed.take(), fate) {
             (None, _) | (Some(_), Some(Fate::Undone)) => {}

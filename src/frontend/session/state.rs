@@ -10,8 +10,8 @@ use crate::core::residue::literal;
 use crate::core::router::Route;
 use crate::core::statement::{Consistency, ProxyStatement, SettingChange};
 use crate::frontend::error::ProxyError;
+use crate::frontend::session::named::NamedStatements;
 use crate::frontend::statements::Prepared;
-use crate::limits::SESSION_STATEMENTS_BYTES;
 
 /// What one session has told pgweir.
 #[derive(Debug, Default)]
@@ -22,10 +22,10 @@ pub(super) struct SessionState {
     pub(super) settings: Arc<AppliedSettings>,
     /// Its named prepared statements.
     pub(super) statements: NamedStatements,
-    /// Named statements that the segment under way closes.
-    pub(super) closed: Vec<(Box<[u8]>, Arc<Prepared>)>,
     /// Its unnamed prepared statement.
     pub(super) unnamed: Option<Arc<Prepared>>,
+    /// The unnamed statement that was replaced first by the segment under way.
+    pub(super) unnamed_before: Option<Arc<Prepared>>,
     /// Portals that stand for statements pgweir answers itself.
     pub(super) proxy_portals: HashMap<Box<[u8]>, Arc<Prepared>>,
     /// `pgweir.` settings.
@@ -115,23 +115,6 @@ impl SessionState {
         self.settings = Arc::new(settings);
     }
 
-    /// The segment under way is sent again: `unnamed` and what it closes are as before it.
-    pub(super) fn restore(&mut self, unnamed: Option<Arc<Prepared>>) {
-        self.unnamed = unnamed;
-        for (name, statement) in std::mem::take(&mut self.closed) {
-            self.statements.insert(&name, statement);
-        }
-    }
-
-    /// The node skipped the Close of these: they are as before.
-    pub(super) fn keep_unclosed(&mut self, unclosed: &[Box<[u8]>]) {
-        for (name, statement) in self.closed.drain(..) {
-            if unclosed.contains(&name) {
-                self.statements.insert(&name, statement);
-            }
-        }
-    }
-
     /// Another portal takes the name.
     pub(super) fn forget_proxy_portal(&mut self, name: &[u8]) {
         // Every Bind comes here, and hardly any session has such a portal.
@@ -140,18 +123,11 @@ impl SessionState {
         }
     }
 
-    /// The client closes the named statement.
-    pub(super) fn close(&mut self, name: &[u8]) {
-        if let Some(statement) = self.statements.remove(name) {
-            self.closed.push((name.into(), statement));
-        }
-    }
-
-    /// DISCARD ALL has succeeded.
+    /// DISCARD ALL has succeeded. The unnamed statement is no named one (`DropAllPreparedStatements`,
+    /// `src/backend/commands/prepare.c`).
     pub(super) fn discard_all(&mut self) {
         self.settings = Arc::default();
         self.statements = NamedStatements::default();
-        self.unnamed = None;
         self.proxy_portals.clear();
         self.own = OwnSettings::default();
     }
@@ -280,38 +256,5 @@ impl OwnSettings {
 fn unknown_setting(name: &str) -> ProxyError {
     ProxyError::UnknownSetting {
         name: format!("pgweir.{name}"),
-    }
-}
-
-/// Named prepared statements of one session, bounded in bytes.
-#[derive(Debug, Default)]
-pub(super) struct NamedStatements {
-    by_name: HashMap<Box<[u8]>, Arc<Prepared>>,
-    bytes: usize,
-}
-
-impl NamedStatements {
-    /// The statement with this name.
-    pub(super) fn find(&self, name: &[u8]) -> Option<&Arc<Prepared>> {
-        self.by_name.get(name)
-    }
-
-    /// Whether one more statement of this size is within the bound.
-    pub(super) fn has_room_for(&self, bytes: usize) -> bool {
-        self.bytes.saturating_add(bytes) <= SESSION_STATEMENTS_BYTES
-    }
-
-    /// A node has confirmed the statement.
-    pub(super) fn insert(&mut self, name: &[u8], statement: Arc<Prepared>) {
-        self.remove(name);
-        self.bytes += statement.bytes() + name.len();
-        self.by_name.insert(name.into(), statement);
-    }
-
-    /// The client has closed it.
-    fn remove(&mut self, name: &[u8]) -> Option<Arc<Prepared>> {
-        let old = self.by_name.remove(name)?;
-        self.bytes = self.bytes.saturating_sub(old.bytes() + name.len());
-        Some(old)
     }
 }

@@ -9,9 +9,11 @@ use std::sync::Arc;
 use crate::backend::state::PreparedNames;
 use crate::frontend::classification::CachedText;
 use crate::frontend::error::{Limit, ProxyError};
+use crate::frontend::session::named::Change;
 use crate::frontend::session::own;
 use crate::frontend::session::state::SessionState;
 use crate::frontend::statements::{Prepared, SERVER_NAME_PREFIX, StatementRegistry, server_name};
+use crate::protocol::backend::TransactionStatus;
 use crate::protocol::frame::{FrameHeader, HEADER_BYTES};
 use crate::protocol::frontend::{
     Bind, Named, Parse, tag, write_bind, write_named_statement, write_parse,
@@ -24,23 +26,14 @@ use crate::protocol::outstanding::{Disposition, Expected, OutstandingReplies};
 pub(super) struct Translation<'a> {
     /// The session's record.
     pub(super) state: &'a mut SessionState,
-    /// Statements whose Parse has been sent and not been confirmed.
-    pub(super) pending: &'a mut Vec<PendingStatement>,
+    /// What has been sent and not been confirmed.
+    pub(super) pending: &'a mut Vec<Change>,
     /// Names for new statements.
     pub(super) registry: &'a StatementRegistry,
     /// The answer to SHOW of pgweir's own settings, and the status of `ReadyForQuery`.
     pub(super) own: own::Context,
     /// The texts of the Parse messages, in order.
     pub(super) parses: std::slice::Iter<'a, Arc<CachedText>>,
-}
-
-/// A statement whose Parse has been sent and not been confirmed.
-#[derive(Debug, Clone)]
-pub(super) struct PendingStatement {
-    /// The client's name for it.
-    pub(super) name: Box<[u8]>,
-    /// The statement.
-    pub(super) statement: Arc<Prepared>,
 }
 
 /// Where translated messages go.
@@ -62,6 +55,9 @@ pub(super) struct NodeStatements<'a> {
     /// Whose the unnamed statement is: the number of the statement that was parsed last.
     pub(super) unnamed: &'a mut Option<u64>,
 }
+
+/// A statement, and the client's name for it unless it is the unnamed one.
+type Known = (Option<Arc<[u8]>>, Arc<Prepared>);
 
 impl Translation<'_> {
     /// Translates the whole messages in `bytes`.
@@ -127,7 +123,10 @@ impl Translation<'_> {
             let statement = self.registry.unshared(parse.sql, parse.types, text);
             let number = statement.id;
             let is_own = is_own(&statement);
-            self.state.unnamed = Some(Arc::new(statement));
+            let before = self.state.unnamed.replace(Arc::new(statement));
+            if self.state.unnamed_before.is_none() {
+                self.state.unnamed_before = before;
+            }
             match &mut to.node {
                 Some(node) if !is_own => {
                     *node.unnamed = Some(number);
@@ -142,7 +141,7 @@ impl Translation<'_> {
                 limit: Limit::PreparedStatements,
             });
         }
-        if let Some(existing) = self.named(parse.name) {
+        if let Some((name, existing)) = self.named(parse.name) {
             if is_own(&existing) || to.node.is_none() {
                 let name = String::from_utf8_lossy(parse.name).into_owned();
                 return Err(ProxyError::DuplicateStatement { name });
@@ -153,17 +152,18 @@ impl Translation<'_> {
                 Expected::Parsed(Disposition::Discard, Some(existing.id)),
             );
             write_parse(to.out, existing.server_name(), parse.sql, parse.types);
-            to.replies
-                .push(Expected::Parsed(Disposition::Forward, None));
+            to.replies.push(Expected::Refused(name));
             return Ok(());
         }
-        let settings = &self.state.settings;
-        let statement = self.registry.intern(parse.sql, parse.types, settings, text);
-        let name = parse.name.into();
-        self.pending.push(PendingStatement {
-            name,
-            statement: Arc::clone(&statement),
-        });
+        let statement = if self.own.status == TransactionStatus::Failed {
+            // Whether the node takes it depends on the text: it must not be answered for another one.
+            Arc::new(self.registry.unshared(parse.sql, parse.types, text))
+        } else {
+            let settings = &self.state.settings;
+            self.registry.intern(parse.sql, parse.types, settings, text)
+        };
+        let change = Change::Parsed(parse.name.into(), Arc::clone(&statement));
+        self.pending.push(change);
         let is_own = is_own(&statement);
         if is_own
             || !to.prepare(
@@ -171,13 +171,13 @@ impl Translation<'_> {
                 Expected::Parsed(Disposition::Forward, Some(statement.id)),
             )
         {
-            to.replies.push(Expected::AlreadyParsed(statement.id));
+            to.replies.push(Expected::AlreadyParsed);
         }
         Ok(())
     }
 
     fn bind(&mut self, bind: Bind<'_>, message: &[u8], to: &mut Destination<'_>) {
-        let Some(statement) = self.statement(bind.statement) else {
+        let Some((name, statement)) = self.statement(bind.statement) else {
             self.state.forget_proxy_portal(bind.portal);
             to.unknown_statement(bind, message);
             return;
@@ -192,14 +192,14 @@ impl Translation<'_> {
         self.state.forget_proxy_portal(bind.portal);
         if bind.statement.is_empty() {
             to.prepare_unnamed(&statement);
-            to.copy(message, Expected::Bound);
+            to.copy(message, Expected::Bound(None));
         } else {
             to.prepare(
                 &statement,
                 Expected::Parsed(Disposition::Discard, Some(statement.id)),
             );
             write_bind(to.out, bind, statement.server_name());
-            to.replies.push(Expected::Bound);
+            to.replies.push(Expected::Bound(name));
         }
     }
 
@@ -221,7 +221,7 @@ impl Translation<'_> {
             // The node says that there is no such thing.
             Named::Unknown => to.copy(message, Expected::Described),
             Named::Statement(name) => {
-                let Some(statement) = self.statement(name) else {
+                let Some((_, statement)) = self.statement(name) else {
                     to.unknown_name(tag::DESCRIBE, name, Expected::Described);
                     return Ok(());
                 };
@@ -273,32 +273,25 @@ impl Translation<'_> {
                     self.state.unnamed = None;
                     to.answer(own::CLOSE_COMPLETE.into());
                 } else {
-                    self.state.close(name);
-                    self.pending.retain(|pending| &*pending.name != name);
-                    to.replies.push(Expected::AlreadyClosed(name.into()));
+                    self.pending.push(Change::Closed(name.into()));
+                    to.replies.push(Expected::AlreadyClosed);
                 }
             }
         }
     }
 
-    fn statement(&self, name: &[u8]) -> Option<Arc<Prepared>> {
+    /// The statement, and the client's name for it unless it is the unnamed one.
+    fn statement(&self, name: &[u8]) -> Option<Known> {
         if name.is_empty() {
-            self.state.unnamed.clone()
+            Some((None, self.state.unnamed.clone()?))
         } else {
-            self.named(name)
+            let (name, statement) = self.named(name)?;
+            Some((Some(name), statement))
         }
     }
 
-    fn named(&self, name: &[u8]) -> Option<Arc<Prepared>> {
-        let pending = self
-            .pending
-            .iter()
-            .rev()
-            .find(|pending| &*pending.name == name);
-        let statement = pending.map(|pending| &pending.statement);
-        statement
-            .or_else(|| self.state.statements.find(name))
-            .map(Arc::clone)
+    fn named(&self, name: &[u8]) -> Option<(Arc<[u8]>, Arc<Prepared>)> {
+        self.state.statements.find_after(self.pending, name)
     }
 }
 
@@ -355,12 +348,13 @@ impl Destination<'_> {
     fn unknown_statement(&mut self, bind: Bind<'_>, message: &[u8]) {
         if bind.statement.starts_with(SERVER_NAME_PREFIX.as_bytes()) {
             write_bind(self.out, bind, &hidden(bind.statement));
-            self.replies.push(Expected::Bound);
+            let name = Some(bind.statement.into());
+            self.replies.push(Expected::Bound(name));
         } else {
             if bind.statement.is_empty() {
                 self.drop_unnamed();
             }
-            self.copy(message, Expected::Bound);
+            self.copy(message, Expected::Bound(None));
         }
     }
 
@@ -369,7 +363,12 @@ impl Destination<'_> {
             self.drop_unnamed();
         }
         write_named_statement(self.out, message, &hidden(name));
-        self.replies.push(expected);
+        self.replies
+            .push(if name.starts_with(SERVER_NAME_PREFIX.as_bytes()) {
+                Expected::Refused(name.into())
+            } else {
+                expected
+            });
     }
 
     /// The client has no unnamed statement, so it must not meet another client's.

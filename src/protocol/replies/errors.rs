@@ -1,7 +1,8 @@
 //! What an `ErrorResponse` does to the replies that are still owed.
 
-use super::{Outcome, ReplyScanner};
-use crate::protocol::backend::ErrorView;
+use super::{Outcome, ReplyScanner, Verdict};
+use crate::protocol::backend::{ErrorView, tag};
+use crate::protocol::message::{Reader, write_message, write_string};
 use crate::protocol::outstanding::{Disposition, Expected, OutstandingReplies};
 
 impl ReplyScanner {
@@ -26,14 +27,37 @@ impl ReplyScanner {
             }
             _ => {
                 self.outcome.add(Outcome::ERROR);
+                let names = |view: ErrorView<'_>| NAMING.contains(&view.sqlstate.0);
+                if let Some(Expected::Bound(Some(name)) | Expected::Refused(name)) = replies.head()
+                    && view.is_some_and(names)
+                {
+                    self.instead = body.and_then(|body| naming(body, name));
+                }
+                if matches!(
+                    replies.head(),
+                    Some(Expected::Parsed(Disposition::Forward, None))
+                ) {
+                    self.outcome.add(Outcome::UNNAMED_FAILED);
+                }
                 let (unparsed, outcome) = (&mut self.unparsed, &mut self.outcome);
-                let unclosed = &mut self.unclosed;
+                let changes = &mut self.changes;
                 replies.fail(|lost| match lost {
-                    Expected::Parsed(_, Some(id)) => unparsed.push(*id),
-                    Expected::Parsed(_, None) => outcome.add(Outcome::UNNAMED_LOST),
+                    Expected::Parsed(disposition, Some(id)) => {
+                        unparsed.push(*id);
+                        if *disposition == Disposition::Forward {
+                            changes.push(Verdict::Undone);
+                        }
+                    }
+                    Expected::Parsed(disposition, None) => {
+                        outcome.add(Outcome::UNNAMED_LOST);
+                        if *disposition == Disposition::Forward {
+                            outcome.add(Outcome::UNNAMED_UNDONE);
+                        }
+                    }
                     Expected::Closed(Disposition::Discard) => outcome.add(Outcome::CLOSE_LOST),
                     Expected::Closed(Disposition::Forward)
-                    | Expected::Bound
+                    | Expected::Bound(_)
+                    | Expected::Refused(_)
                     | Expected::Described
                     | Expected::Executed
                     | Expected::Synced
@@ -41,12 +65,88 @@ impl ReplyScanner {
                     | Expected::Inspection
                     | Expected::Aside
                     | Expected::AfterCopy
-                    | Expected::Synthesize(_)
-                    | Expected::AlreadyParsed(_) => {}
-                    Expected::AlreadyClosed(name) => unclosed.push(name.clone()),
+                    | Expected::Synthesize(_) => {}
+                    Expected::ClosedNamed | Expected::AlreadyParsed | Expected::AlreadyClosed => {
+                        changes.push(Verdict::Undone);
+                    }
                 });
                 Disposition::Forward
             }
         }
+    }
+}
+
+/// What the name of every statement that pgweir prepares on a node begins with.
+pub const SERVER_NAME_PREFIX: &str = "pgweir_";
+
+/// The errors that name a prepared statement (`src/backend/tcop/postgres.c`,
+/// `src/backend/commands/prepare.c`): wrong number of parameters, unknown and known name.
+const NAMING: [[u8; 5]; 3] = [*b"08P01", *b"26000", *b"42P05"];
+
+/// The whole error with the client's name of a prepared statement in its message; `None` if the message
+/// does not speak of a statement of pgweir's.
+fn naming(body: &[u8], name: &[u8]) -> Option<Box<[u8]>> {
+    let mut reader = Reader::new(body);
+    let mut renamed = None;
+    let mut out = Vec::new();
+    write_message(&mut out, tag::ERROR, |out| {
+        while let Ok(field) = reader.byte() {
+            out.push(field);
+            let Ok(value) = reader.string() else { break };
+            match with_name(value, name).filter(|_| field == b'M') {
+                Some(message) => {
+                    write_string(out, &message);
+                    renamed = Some(());
+                }
+                None => write_string(out, value),
+            }
+        }
+    });
+    renamed.map(|()| out.into())
+}
+
+/// The message with `name` in place of the first name that pgweir gave.
+fn with_name(message: &[u8], name: &[u8]) -> Option<Vec<u8>> {
+    let prefix = SERVER_NAME_PREFIX.as_bytes();
+    let at = memchr::memmem::find(message, prefix)?;
+    let (before, rest) = message.split_at_checked(at)?;
+    let rest = rest.strip_prefix(prefix)?;
+    // A name of the client's that looks like one of pgweir's was sent with a mark before it.
+    let marked = before.strip_suffix(b"_").zip(name.strip_prefix(prefix));
+    let (before, after) = if let Some((before, own)) = marked {
+        (before, rest.strip_prefix(own)?)
+    } else {
+        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        (before, rest.get(digits..)?)
+    };
+    Some([before, name, after].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_names_the_statement_as_the_client_does() {
+        for (message, name, expected) in [
+            (
+                "prepared statement \"pgweir_17\" already exists",
+                "s1",
+                Some("prepared statement \"s1\" already exists"),
+            ),
+            ("\u{ab}pgweir_1\u{bb}", "a b", Some("\u{ab}a b\u{bb}")),
+            (
+                "prepared statement \"_pgweir_x\" does not exist",
+                "pgweir_x",
+                Some("prepared statement \"pgweir_x\" does not exist"),
+            ),
+            ("division by zero", "s", None),
+        ] {
+            let found = with_name(message.as_bytes(), name.as_bytes());
+            assert_eq!(found.as_deref(), expected.map(str::as_bytes), "{message}");
+        }
+        let body = b"SERROR\0C42P05\0M\"pgweir_3\"\0Dpgweir_3\0\0";
+        let renamed = naming(body, b"s").unwrap();
+        assert_eq!(&renamed[5..], b"SERROR\0C42P05\0M\"s\"\0Dpgweir_3\0\0");
     }
 }

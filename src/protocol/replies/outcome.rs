@@ -27,8 +27,12 @@ impl Outcome {
     pub const PREPARED: Self = Self(128);
     /// A Sync that was sent before COPY data, and that the node has ignored.
     pub const SYNC_IGNORED: Self = Self(256);
-    /// A Parse of the unnamed statement that failed or was skipped.
+    /// A Parse of the unnamed statement failed or was skipped: the node has another one, or none.
     pub const UNNAMED_LOST: Self = Self(512);
+    /// It was the client's.
+    pub const UNNAMED_UNDONE: Self = Self(4096);
+    /// It was the client's and failed: there is none.
+    pub const UNNAMED_FAILED: Self = Self(8192);
     /// A Close of pgweir's own that was skipped: the statement is still there.
     pub const CLOSE_LOST: Self = Self(1024);
 
@@ -40,10 +44,24 @@ impl Outcome {
         self.0 |= other.0;
     }
 
+    /// Takes `other` away.
+    pub fn remove(&mut self, other: Self) {
+        self.0 &= !other.0;
+    }
+
     /// Whether `other` is part of it.
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 != 0
     }
+}
+
+/// What became of a Parse or Close that names a statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It was carried out.
+    Done,
+    /// It failed, or was skipped because of an error.
+    Undone,
 }
 
 /// Whether bytes may still be taken back.

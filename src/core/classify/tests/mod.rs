@@ -86,6 +86,7 @@ fn describe(verdict: &StatementVerdict) -> String {
         SessionEffect::Setting(SettingChange::Reset { name }) => write!(text, " reset:{name}"),
         SessionEffect::Setting(SettingChange::ResetAll) => write!(text, " resetall"),
         SessionEffect::DiscardAll => write!(text, " discard"),
+        SessionEffect::DeallocateAll => write!(text, " deallocate"),
         SessionEffect::Pins(reason) => write!(text, " pins:{}", reason.as_str()),
         SessionEffect::MayConfigure(reason, names) => {
             let others = match names.others {

@@ -56,9 +56,9 @@ async fn impossible_first_packets_are_refused_at_once() {
             "28000",
         ),
         (
-            "replication",
-            startup(&[("user", "app"), ("replication", "database")]),
-            "0A000",
+            "another replication",
+            startup(&[("user", "app"), ("replication", "databases")]),
+            "22023",
         ),
         (
             "a value that is not UTF-8",

@@ -16,10 +16,11 @@ use crate::frontend::cancel_keys::{CancelKeys, KeyLength};
 use crate::frontend::error::ProxyError;
 use crate::frontend::handshake::{Authenticated, HandshakeError, Outcome, Terms, receive};
 use crate::frontend::listener::{ClientAddress, Incoming, WorkerHandle};
+use crate::frontend::replication::ReplicationClient;
 use crate::frontend::session::{ServedClusters, Session, SessionParts, Worker};
 use crate::limits::{WORKER_QUEUE, WORKER_STACK_BYTES};
 use crate::metrics::Metrics;
-use crate::protocol::startup::CancelRequest;
+use crate::protocol::startup::{CancelRequest, Replication};
 use crate::published::Published;
 use crate::wire::socket::Socket;
 
@@ -123,12 +124,15 @@ async fn serve_client(incoming: Incoming, worker: Arc<Worker>, context: Context)
     };
     match Box::pin(receive(Socket::from(stream), terms)).await {
         Ok(Outcome::Session(client)) => {
-            let session = open(client, worker, &context, &running.config);
+            let opened = open(client, worker, &context, &running.config);
             drop(running);
-            if let Some(session) = session {
-                context.metrics.clients().inc();
-                let _counted = Counted(Arc::clone(&context.metrics));
-                session.run().await;
+            let Some(opened) = opened else { return };
+            context.metrics.clients().inc();
+            let _counted = Counted(Arc::clone(&context.metrics));
+            match opened {
+                Opened::Session(session) => session.run().await,
+                // Boxed: every session would keep room for what hardly any is.
+                Opened::Replication(client) => Box::pin(client.run()).await,
             }
         }
         Ok(Outcome::Cancel { request, stream }) => {
@@ -148,12 +152,18 @@ impl Drop for Counted {
     }
 }
 
+/// What an authenticated client is served by.
+enum Opened {
+    Session(Box<Session>),
+    Replication(Box<ReplicationClient>),
+}
+
 fn open(
     client: Authenticated<Socket>,
     worker: Arc<Worker>,
     context: &Context,
     config: &Config,
-) -> Option<Session> {
+) -> Option<Opened> {
     let name = &config.clusters.get(client.cluster)?.name;
     let clusters = context.clusters.load();
     let cluster = clusters
@@ -168,20 +178,34 @@ fn open(
         .settings
         .into_iter()
         .map(|parameter| (parameter.name, parameter.value));
+    let startup = StartupParameters::new(pairs);
+    if client.replication != Replication::None {
+        return Some(Opened::Replication(Box::new(ReplicationClient {
+            client: client.stream,
+            cluster: Arc::clone(cluster),
+            user: client.user,
+            database: Arc::from(client.database),
+            startup: Arc::new(startup.speaking(client.replication)),
+            registration,
+            worker: worker.id,
+            shutdown: context.shutdown.clone(),
+        })));
+    }
     let max_message = config.limits.max_message_bytes;
-    Some(Session::new(SessionParts {
+    let session = Session::new(SessionParts {
         client: client.stream,
         worker,
         clusters: Arc::clone(&context.clusters),
         cluster: Arc::clone(cluster),
         user: client.user,
         database: Arc::from(client.database),
-        startup: Arc::new(StartupParameters::new(pairs)),
+        startup: Arc::new(startup),
         settings: own.collect(),
         registration,
         shutdown: context.shutdown.clone(),
         max_message_bytes: u32::try_from(max_message).unwrap_or(u32::MAX),
-    }))
+    });
+    Some(Opened::Session(Box::new(session)))
 }
 
 async fn cancel(request: &CancelRequest, keys: &CancelKeys) {

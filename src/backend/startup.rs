@@ -5,6 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use crate::backend::error::ConnectError;
 use crate::limits::STARTUP_PACKET_BYTES;
 use crate::protocol::message::{write_counted, write_string};
+use crate::protocol::startup::Replication;
 
 /// Protocol version 3.0 (`PG_PROTOCOL(3, 0)`, `src/include/libpq/pqcomm.h`).
 const PROTOCOL_3_0: i32 = 3 << 16;
@@ -19,6 +20,7 @@ pub struct StartupParameters {
     fingerprint: u64,
     /// Sorted by name, each name once.
     pairs: Vec<(String, String)>,
+    replication: Replication,
 }
 
 impl StartupParameters {
@@ -39,6 +41,16 @@ impl StartupParameters {
         Self {
             fingerprint: hasher.finish(),
             pairs,
+            replication: Replication::None,
+        }
+    }
+
+    /// The same, for a connection that is to speak another protocol.
+    #[must_use]
+    pub fn speaking(self, replication: Replication) -> Self {
+        Self {
+            replication,
+            ..self
         }
     }
 
@@ -65,7 +77,15 @@ pub(crate) fn startup_packet(
 ) -> Result<Vec<u8>, ConnectError> {
     let named = [("user", user), ("database", database)];
     let extra = parameters.pairs.iter().map(|(n, v)| (&**n, &**v));
-    let all = || named.iter().copied().chain(extra.clone());
+    let replication = parameters.replication.parameter();
+    let replication = replication.map(|value| ("replication", value));
+    let all = || {
+        named
+            .iter()
+            .copied()
+            .chain(replication)
+            .chain(extra.clone())
+    };
     if all().any(|(name, value)| name.contains('\0') || value.contains('\0') || name.is_empty()) {
         return Err(ConnectError::StartupParameters);
     }
@@ -105,6 +125,10 @@ mod tests {
         let packet = startup_packet("me", "db", &of(&[("options", "-c a=b")])).unwrap();
         assert_eq!(packet[..8], *b"\0\0\0\x2c\0\x03\0\0");
         assert_eq!(packet[8..], *b"user\0me\0database\0db\0options\0-c a=b\0\0");
+        let walsender = of(&[]).speaking(Replication::Database);
+        assert_ne!(walsender, of(&[]));
+        let packet = startup_packet("me", "db", &walsender).unwrap();
+        assert!(packet.ends_with(b"database\0db\0replication\0database\0\0"));
         assert!(startup_packet("m\0e", "db", &of(&[])).is_err());
         assert!(startup_packet("me", "db", &of(&[("a", "x\0y")])).is_err());
         assert!(startup_packet("me", "db", &of(&[("", "x")])).is_err());

@@ -137,6 +137,8 @@ pub enum PinReason {
     UnknownCode,
     /// `pool.mode` is `session`: the connection is kept, which keeps no read from a replica.
     PoolMode,
+    /// It speaks the replication protocol: a connection of its own serves it from the start.
+    Replication,
     /// The text was not understood.
     NotUnderstood,
 }
@@ -157,6 +159,7 @@ impl PinReason {
             Self::Seed => "seed",
             Self::UnknownCode => "unknown_code",
             Self::PoolMode => "pool_mode",
+            Self::Replication => "replication",
             Self::NotUnderstood => "not_understood",
         }
     }

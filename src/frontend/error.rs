@@ -399,9 +399,11 @@ impl From<StartupFault> for ProxyError {
             StartupFault::Version { major, minor } => Self::UnsupportedProtocol { major, minor },
             StartupFault::NoUser => Self::NoUser,
             StartupFault::Encoding { parameter } => Self::InvalidEncoding { parameter },
-            StartupFault::Replication => {
-                Self::Unsupported("replication connections are not supported by pgweir")
-            }
+            StartupFault::Replication { value } => Self::InvalidSetting {
+                name: "replication".to_owned(),
+                value,
+                allowed: "false, 0, true, 1, database".into(),
+            },
             StartupFault::SettingWithoutValue { name } => Self::InvalidSetting {
                 name,
                 value: String::new(),
@@ -453,7 +455,7 @@ mod tests {
             ProxyError::LimitExceeded {
                 limit: Limit::Message,
             },
-            ProxyError::from(StartupFault::Replication),
+            ProxyError::from(StartupFault::NoUser),
         ] {
             let message = error.to_string();
             assert!(

@@ -27,7 +27,7 @@ use super::error::ProxyError;
 use crate::config::{ClientTls, Config, DatabasePattern, UserConfig};
 use crate::protocol::startup::{
     CancelRequest, FirstPacket, Parameter, REPEATED_GSSENC_REQUEST, REPEATED_SSL_REQUEST,
-    StartupMessage, agreed_minor, write_negotiation,
+    Replication, StartupMessage, agreed_minor, write_negotiation,
 };
 
 use crate::tls::certificate::Certificate;
@@ -112,6 +112,8 @@ pub struct Authenticated<S> {
     pub database: String,
     /// Index into `Config::clusters`.
     pub cluster: usize,
+    /// Which protocol it is to speak.
+    pub replication: Replication,
     /// Startup parameters for the server, in order, with `options` as far as it is not pgweir's.
     pub parameters: Vec<Parameter>,
     /// `pgweir.` settings from parameters and `options`, in order, not yet checked.
@@ -135,6 +137,18 @@ pub fn cluster_for(config: &Config, database: &str) -> Option<usize> {
         DatabasePattern::AllOthers => false,
     };
     serving(&named).or_else(|| serving(&|pattern| *pattern == DatabasePattern::AllOthers))
+}
+
+/// The index of the cluster that serves the client. A walsender without a database may name any: tools
+/// name none, or `replication`; then it is the only cluster.
+fn cluster_of(config: &Config, startup: &StartupMessage) -> Option<usize> {
+    let named = cluster_for(config, &startup.database);
+    match startup.replication {
+        Replication::Physical if startup.database != RESERVED_DATABASE => {
+            named.or((config.clusters.len() == 1).then_some(0))
+        }
+        Replication::Physical | Replication::None | Replication::Database => named,
+    }
 }
 
 /// Runs the whole handshake on `stream`.
@@ -382,6 +396,7 @@ impl<S: ClientSocket> Started<S> {
                 user,
                 database: self.startup.database,
                 cluster,
+                replication: self.startup.replication,
                 parameters: self.startup.parameters,
                 settings: self.startup.settings,
                 minor: agreed_minor(self.startup.minor),
@@ -419,7 +434,7 @@ impl<S: ClientSocket> Started<S> {
                 }
                 Progress::Proved { user, last } => {
                     let database = &self.startup.database;
-                    let cluster = cluster_for(config, database).ok_or_else(|| {
+                    let cluster = cluster_of(config, &self.startup).ok_or_else(|| {
                         let database = database.clone();
                         ProxyError::UnknownDatabase { database }
                     })?;

@@ -8,5 +8,6 @@ pub mod cluster;
 pub mod error;
 pub mod handshake;
 pub mod listener;
+pub mod replication;
 pub mod session;
 pub mod statements;

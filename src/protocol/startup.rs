@@ -71,9 +71,12 @@ pub enum StartupFault {
         /// The parameter, as far as it is UTF-8.
         parameter: String,
     },
-    /// `replication` asks for a walsender.
-    #[error("replication connections are not supported")]
-    Replication,
+    /// `replication` has none of its values.
+    #[error("invalid value of replication")]
+    Replication {
+        /// What the client wrote.
+        value: String,
+    },
     /// A `pgweir.` setting in `options` has no value.
     #[error("setting has no value")]
     SettingWithoutValue {
@@ -128,6 +131,47 @@ pub struct Parameter {
     pub value: String,
 }
 
+/// Which protocol a session speaks after its start (manual, "Streaming Replication Protocol").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Replication {
+    /// The ordinary one.
+    #[default]
+    None,
+    /// That of a walsender which belongs to no database.
+    Physical,
+    /// That of a walsender which can decode changes of its database, and run SQL.
+    Database,
+}
+
+impl Replication {
+    /// The value of `replication` in a startup packet; `None` to leave it out.
+    pub const fn parameter(self) -> Option<&'static str> {
+        match self {
+            Self::None => None,
+            Self::Physical => Some("true"),
+            Self::Database => Some("database"),
+        }
+    }
+
+    /// Reads a value of `replication`: `database`, or a Boolean as `parse_bool` takes it
+    /// (`src/backend/utils/adt/bool.c`).
+    fn read(value: &[u8]) -> Option<Self> {
+        if value == b"database" {
+            return Some(Self::Database);
+        }
+        let value = value.to_ascii_lowercase();
+        let begins =
+            |word: &[u8], at_least: usize| value.len() >= at_least && word.starts_with(&value);
+        if begins(b"true", 1) || begins(b"yes", 1) || begins(b"on", 2) || value == b"1" {
+            Some(Self::Physical)
+        } else if begins(b"false", 1) || begins(b"no", 1) || begins(b"off", 2) || value == b"0" {
+            Some(Self::None)
+        } else {
+            None
+        }
+    }
+}
+
 /// The parameters of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StartupMessage {
@@ -137,6 +181,8 @@ pub struct StartupMessage {
     pub user: String,
     /// The database; the role's name when the client gave none.
     pub database: String,
+    /// Which protocol it is to speak.
+    pub replication: Replication,
     /// Everything for the server, in order, without user, database, replication, protocol options
     /// and `pgweir.` settings.
     pub parameters: Vec<Parameter>,
@@ -223,6 +269,7 @@ fn startup_message(mut reader: Reader<'_>, minor: u16) -> Result<StartupMessage,
 struct Draft {
     user: String,
     database: String,
+    replication: Replication,
     parameters: Vec<Parameter>,
     settings: Vec<Parameter>,
     unrecognized_options: Vec<Box<[u8]>>,
@@ -241,8 +288,12 @@ impl Draft {
             // A name that is not UTF-8 is no configured one; the marks make that visible.
             "user" => self.user = String::from_utf8_lossy(value).into_owned(),
             "database" => self.database = String::from_utf8_lossy(value).into_owned(),
-            "replication" if asks_for_replication(value) => return Err(StartupFault::Replication),
-            "replication" => {}
+            "replication" => {
+                let asked = Replication::read(value).ok_or_else(|| StartupFault::Replication {
+                    value: String::from_utf8_lossy(value).into_owned(),
+                });
+                self.replication = asked?;
+            }
             // Servers replace what is not printable ASCII in this one anyway.
             "application_name" => self.keep(name, String::from_utf8_lossy(value).into_owned()),
             "options" => self.take_options(text(name, value)?)?,
@@ -284,6 +335,7 @@ impl Draft {
             minor,
             user: self.user,
             database,
+            replication: self.replication,
             parameters: self.parameters,
             settings: self.settings,
             unrecognized_options: self.unrecognized_options,
@@ -302,13 +354,6 @@ fn is_own(name: &str) -> bool {
     name.as_bytes()
         .get(..OWN_PREFIX.len())
         .is_some_and(|start| start.eq_ignore_ascii_case(OWN_PREFIX.as_bytes()))
-}
-
-/// Everything but a Boolean "no" (`parse_bool`, `src/backend/utils/adt/bool.c`) asks for it.
-fn asks_for_replication(value: &[u8]) -> bool {
-    let value = value.to_ascii_lowercase();
-    let starts = |word: &[u8], at_least: usize| value.len() >= at_least && word.starts_with(&value);
-    !(starts(b"false", 1) || starts(b"no", 1) || starts(b"off", 2) || value == b"0")
 }
 
 /// The minor version that is spoken with a client that asks for `requested`.

@@ -22,11 +22,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::backend::authenticate::KeyDerivation;
-use crate::backend::connection::{ConnectionId, ReportedParameters, WorkerId};
+use crate::backend::connect::{Target, connect};
+use crate::backend::connection::{BackendConnection, ConnectionId, ReportedParameters, WorkerId};
 use crate::backend::error::ConnectError;
 use crate::backend::startup::StartupParameters;
 use crate::config::{ClusterConfig, Secret};
 use crate::core::snapshot::NodeId;
+use crate::limits::BACKEND_CONNECT_TIMEOUT;
 use crate::metrics::{ClusterMetrics, PoolState};
 
 pub use lease::{Lease, PoolHandle};
@@ -216,6 +218,36 @@ impl Pools {
     pub fn checkout_idle(&self, key: &PoolKey, preference: Preference) -> Option<Lease> {
         let pool = self.node(key.node).ok()?.find(&key.database, &key.user)?;
         pool.checkout_idle(&key.startup, preference)
+    }
+
+    /// Opens a connection that belongs to no pool and is not counted: it is the caller's until it is
+    /// dropped.
+    ///
+    /// # Errors
+    /// When there is no such node, or it cannot be reached, or refuses.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped the socket is closed.
+    pub async fn open_apart(
+        &self,
+        key: &PoolKey,
+        password: &Secret,
+        worker: WorkerId,
+    ) -> Result<BackendConnection, ConnectError> {
+        let shared = &self.shared;
+        let node = shared.cluster.nodes.get(key.node.index());
+        let target = Target {
+            id: key.node,
+            node: node.ok_or(ConnectError::Protocol("no such node"))?,
+            tls: &shared.cluster.server_tls,
+            database: &key.database,
+            user: &key.user,
+            password,
+            startup: &key.startup,
+        };
+        let deadline = Instant::now() + BACKEND_CONNECT_TIMEOUT;
+        let name = (shared.next_id(), worker);
+        connect(target, &shared.derivation, name, deadline).await
     }
 
     /// Closes the idle connections of `node`; those in use are closed when they come back. For when

@@ -100,6 +100,7 @@ impl Session {
             | PinReason::ServerResource
             | PinReason::UnknownCode
             | PinReason::PoolMode
+            | PinReason::Replication
             | PinReason::NotUnderstood => {}
         }
         self.pin(reason, Release::WhenClean);

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use tokio::io::AsyncWrite;
 
-use super::outgoing::{Outgoing, collect};
+use super::outgoing::{Outgoing, Output, collect};
 use super::parked::Keeping;
 use super::settle::Batch;
 use super::spare::LinkMemory;
@@ -144,15 +144,6 @@ pub(super) enum LinkError {
     /// The node broke the protocol.
     #[error(transparent)]
     Protocol(#[from] UnexpectedReply),
-}
-
-/// What waits for the client: a span of the server's buffer, or collected bytes.
-#[derive(Debug)]
-enum Output {
-    Nothing,
-    /// So many bytes from this offset of the server's buffer.
-    Direct(usize, usize),
-    Collected(Outgoing),
 }
 
 /// The sockets and buffers of the client side.
@@ -485,19 +476,6 @@ impl Link {
             Poll::Ready(Ok(_)) => Ok(true),
             Poll::Ready(Err(error)) => Err(LinkError::Client(error)),
             Poll::Pending => Ok(false),
-        }
-    }
-}
-
-impl Output {
-    fn advance(&mut self, by: usize) {
-        match self {
-            Self::Nothing => {}
-            Self::Direct(at, count) => {
-                *at += by;
-                *count = count.saturating_sub(by);
-            }
-            Self::Collected(collected) => collected.advance(by),
         }
     }
 }

@@ -83,3 +83,28 @@ pub(super) fn collect(spans: &[Span], buffer: &[u8]) -> Outgoing {
     }
     Outgoing { bytes, written: 0 }
 }
+
+/// What waits for the client: a span of the server's buffer, or collected bytes.
+#[derive(Debug)]
+pub(super) enum Output {
+    /// Nothing waits.
+    Nothing,
+    /// So many bytes from this offset of the server's buffer.
+    Direct(usize, usize),
+    /// These.
+    Collected(Outgoing),
+}
+
+impl Output {
+    /// So many bytes have been written.
+    pub(super) fn advance(&mut self, by: usize) {
+        match self {
+            Self::Nothing => {}
+            Self::Direct(at, count) => {
+                *at += by;
+                *count = count.saturating_sub(by);
+            }
+            Self::Collected(collected) => collected.advance(by),
+        }
+    }
+}

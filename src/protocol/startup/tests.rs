@@ -167,17 +167,31 @@ fn faulty_startup_messages_are_named() {
 }
 
 #[test]
-fn replication_is_refused_unless_it_is_a_boolean_no() {
-    for value in ["false", "f", "FALSE", "no", "n", "off", "of", "0"] {
-        assert!(
-            started(&[(b"user", b"a"), (b"replication", value.as_bytes())]).is_ok(),
-            "{value}"
-        );
+fn replication_is_a_boolean_or_a_database() {
+    let cases = [
+        (
+            &["false", "f", "FALSE", "no", "n", "off", "of", "0"][..],
+            Replication::None,
+        ),
+        (
+            &["true", "T", "tr", "yes", "y", "on", "ON", "1"],
+            Replication::Physical,
+        ),
+        (&["database"], Replication::Database),
+    ];
+    for (values, expected) in cases {
+        for value in values {
+            let message = started(&[(b"user", b"a"), (b"replication", value.as_bytes())]).unwrap();
+            assert_eq!(message.replication, expected, "{value}");
+            assert!(message.parameters.is_empty());
+        }
     }
-    for value in ["true", "on", "1", "database", "", "o", "falsee"] {
+    for value in ["", "o", "falsee", "Database", "databas", "2"] {
         assert_eq!(
             started(&[(b"user", b"a"), (b"replication", value.as_bytes())]),
-            Err(StartupFault::Replication),
+            Err(StartupFault::Replication {
+                value: value.to_owned()
+            }),
             "{value}"
         );
     }

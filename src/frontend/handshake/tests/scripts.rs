@@ -183,10 +183,10 @@ fn parameter_cases() -> Vec<Case> {
         ),
         case(
             "trust",
-            &[&with(&["replication", "database"])],
-            "0A000",
+            &[&with(&["replication", "databases"])],
+            "22023",
             &[],
-            "replication connections are not supported by pgweir",
+            "invalid value for parameter \"replication\": \"databases\"",
         ),
         case(
             "trust",

@@ -193,3 +193,25 @@ async fn nodes_come_and_go_under_load_without_an_error() {
     };
     eventually("both replicas are back", replicas).await;
 }
+
+#[tokio::test]
+async fn prepared_statements_are_still_the_clients_own_after_the_pools_were_replaced() {
+    let cluster = harness::shared_cluster().await;
+    let with = |timeout: &str| {
+        let pool = format!("pool: {{ size: 1, idle_timeout: {timeout} }}");
+        format!("clusters: {{ main: {{ {pool} }} }}\nconsistency: {{ default: primary }}")
+    };
+    let mut proxy = Proxy::start(cluster, &with("9m")).await;
+    let old = proxy.connect().await;
+    let eleven = old.prepare("SELECT 11").await.unwrap();
+    let value_of = |row: tokio_postgres::Row| row.get::<_, i32>(0);
+    assert_eq!(value_of(old.query_one(&eleven, &[]).await.unwrap()), 11);
+    proxy.reconfigure(&with("8m"));
+    reload(&proxy, RELOADED).await;
+    let new = proxy.connect().await;
+    let other = new.prepare("SELECT 22").await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(value_of(new.query_one(&other, &[]).await.unwrap()), 22);
+        assert_eq!(value_of(old.query_one(&eleven, &[]).await.unwrap()), 11);
+    }
+}

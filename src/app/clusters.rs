@@ -14,6 +14,7 @@ use crate::control::publisher::initial_snapshot;
 use crate::core::snapshot::{Incarnation, NodeId, NodeRole, RoutingSnapshot};
 use crate::frontend::cluster::{ClusterMemory, ServedCluster};
 use crate::frontend::session::ServedClusters;
+use crate::frontend::statements::StatementNumbers;
 use crate::metrics::Metrics;
 use crate::published::Published;
 use crate::world::ClusterWorld;
@@ -22,6 +23,8 @@ use crate::world::ClusterWorld;
 #[derive(Debug)]
 pub(super) struct RunningClusters {
     metrics: Arc<Metrics>,
+    /// Of all clusters that ever were.
+    statement_numbers: StatementNumbers,
     served: Arc<Published<ServedClusters>>,
     shown: Arc<Published<Vec<AdminCluster>>>,
     running: Vec<RunningCluster>,
@@ -38,6 +41,7 @@ impl RunningClusters {
     pub(super) fn new(metrics: Arc<Metrics>) -> Self {
         Self {
             metrics,
+            statement_numbers: StatementNumbers::default(),
             served: Arc::new(Published::new(Vec::new())),
             shown: Arc::new(Published::new(Vec::new())),
             running: Vec::new(),
@@ -114,13 +118,14 @@ impl RunningClusters {
 
     fn build(&self, config: &Arc<ClusterConfig>) -> ServedCluster {
         let metrics = self.metrics.cluster(config);
+        let nodes = config.nodes.len();
         let observer: Arc<dyn PoolObserver> = metrics.clone();
         ServedCluster {
             config: Arc::clone(config),
             world: Arc::new(ClusterWorld::new(initial_snapshot(config), Instant::now())),
             pools: Arc::new(Pools::new(Arc::clone(config), observer)),
             metrics,
-            shared: Arc::new(ClusterMemory::new(config.nodes.len())),
+            shared: Arc::new(ClusterMemory::new(nodes, self.statement_numbers.clone())),
         }
     }
 

@@ -8,7 +8,7 @@ use crate::backend::pool::Pools;
 use crate::config::ClusterConfig;
 use crate::core::snapshot::NodeId;
 use crate::frontend::classification::LearnedWrites;
-use crate::frontend::statements::StatementRegistry;
+use crate::frontend::statements::{StatementNumbers, StatementRegistry};
 use crate::limits::CATALOGS_PER_CLUSTER;
 use crate::metrics::ClusterMetrics;
 use crate::world::ClusterWorld;
@@ -39,9 +39,9 @@ pub struct ClusterMemory {
 
 impl ClusterMemory {
     /// Nothing remembered, for a cluster of `nodes` nodes.
-    pub fn new(nodes: usize) -> Self {
+    pub fn new(nodes: usize, numbers: StatementNumbers) -> Self {
         Self {
-            statements: StatementRegistry::default(),
+            statements: StatementRegistry::new(numbers),
             loads: (0..nodes).map(|_| AtomicU32::new(0)).collect(),
             learned: Mutex::default(),
         }

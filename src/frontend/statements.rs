@@ -52,10 +52,21 @@ struct Key {
     generation: u64,
 }
 
+/// Where statements get their numbers from. A session keeps its statements when a reload replaces its
+/// cluster, so no other statement may ever get the same number, and with it the same name on a node.
+#[derive(Debug, Clone, Default)]
+pub struct StatementNumbers(Arc<AtomicU64>);
+
+impl StatementNumbers {
+    fn next(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
 /// Every statement that at least one session of a cluster has prepared.
 #[derive(Debug, Default)]
 pub struct StatementRegistry {
-    next: AtomicU64,
+    numbers: StatementNumbers,
     /// Grows when tables may have changed: what is prepared then is parsed anew.
     generation: AtomicU64,
     known: Mutex<Known>,
@@ -69,6 +80,14 @@ struct Known {
 }
 
 impl StatementRegistry {
+    /// No statements yet.
+    pub fn new(numbers: StatementNumbers) -> Self {
+        Self {
+            numbers,
+            ..Self::default()
+        }
+    }
+
     /// The statement with this text, types and settings; a new one if no session has it.
     pub fn intern(
         &self,
@@ -105,7 +124,7 @@ impl StatementRegistry {
     }
 
     fn new_statement(&self, sql: &[u8], types: &[u8], text: &Arc<CachedText>) -> Prepared {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let id = self.numbers.next();
         Prepared {
             id,
             server_name: server_name(id).into_bytes().into(),

@@ -72,6 +72,7 @@ impl Bench {
         };
         let password = Secret::new(password);
         let preference = Preference {
+            home: None,
             last: None,
             worker: WorkerId(0),
         };

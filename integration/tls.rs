@@ -359,6 +359,7 @@ impl Encrypting {
             startup: Arc::new(StartupParameters::new([])),
         };
         let preference = Preference {
+            home: None,
             last: None,
             worker: WorkerId(0),
         };

@@ -112,6 +112,13 @@ pub const GREETINGS_PER_POOL: usize = 32;
 /// Time for one server connection to be opened, from name resolution to `ReadyForQuery`.
 pub const BACKEND_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Longest that a login waits for a connection whose process id its client is told; else the id is
+/// shared or invented.
+pub const HOME_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Clients that are told the same process id: a cancel request compares its secret with all of theirs.
+pub const CLIENTS_PER_PROCESS_ID: usize = 1024;
+
 /// Most messages a node may send before its first `ReadyForQuery`; PostgreSQL sends about 20.
 pub const BACKEND_STARTUP_MESSAGES: usize = 512;
 

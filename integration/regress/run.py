@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""PostgreSQL's own regression suite, through pgweir and straight to the primary.
+"""PostgreSQL's own regression suites, through pgweir and straight to the primary.
 
-    integration/regress/run.py                    the whole suite
+    integration/regress/run.py                    the whole regression suite
     integration/regress/run.py --third            a fixed third of it
     integration/regress/run.py --only 'json guc'  these tests and what they need
+    integration/regress/run.py --isolation        the isolation suite: several sessions at once
 
-Downloads the suite (Debian's source package), builds its C library, and runs it with pg_regress:
-directly, and through pgweir with splitting, read-your-writes and two replicas. Every run has a new
+Downloads the suite (Debian's source package), builds its C library, and runs it with pg_regress or
+pg_isolation_regress: directly, and through pgweir with splitting, read-your-writes and two replicas. Every run has a new
 primary with two streaming replicas. The results are compared byte by byte. If some differ, a second
 direct run shows which of them differ by themselves from run to run; those are named and do not count.
 Ends with status 1 if one counts. Needs Python 3.9, Linux, PostgreSQL's programs and a C compiler.
@@ -32,7 +33,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(HERE), "bench"))
 
 from measure import answered, metric
 from servers import BenchError, Servers, postgres_directory
-from suite import THIRD, Suite, SuiteError, groups_of, reduced
+from suite import ISOLATION, REGRESS, THIRD, Suite, SuiteError, groups_of, reduced
 
 DATABASE = "regression"
 QUERIES = "pgweir_queries_total"
@@ -104,7 +105,10 @@ max_wal_size = 4GB
         shutil.copytree(paths["sources"], inputs)
         shutil.copy(paths["schedule"], os.path.join(inputs, "schedule"))
         libraries = os.path.join(work, "libraries")
-        shutil.copytree(paths["libraries"], libraries)
+        if paths["libraries"]:
+            shutil.copytree(paths["libraries"], libraries)
+        else:
+            os.mkdir(libraries)
         output = os.path.join(work, "output")
         os.mkdir(output)
         psql = os.path.join(work, "bin")
@@ -113,7 +117,7 @@ max_wal_size = 4GB
         for path in (inputs, output, libraries):
             self._give(path)
         command = [
-            paths["pg_regress"], f"--bindir={psql}", f"--dlpath={libraries}", f"--inputdir={inputs}",
+            paths["runner"], f"--bindir={psql}", f"--dlpath={libraries}", f"--inputdir={inputs}",
             f"--outputdir={output}", f"--schedule={inputs}/schedule", "--use-existing", f"--dbname={DATABASE}",
             "--host=127.0.0.1", f"--port={self.ports[name]}", f"--user={OWNER}", "--max-concurrent-tests=20",
         ]
@@ -151,6 +155,7 @@ def arguments():
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--only", metavar="TESTS", help="only these tests and what they need")
     chosen.add_argument("--third", action="store_true", help="only a fixed third of the tests")
+    parser.add_argument("--isolation", action="store_true", help="the isolation suite instead of the regression suite")
     parser.add_argument("--pgweir", metavar="FILE", help="this program instead of a fresh build")
     parser.add_argument("--mode", choices=("transaction", "session"), default="transaction", help="pgweir's pool.mode")
     parser.add_argument("--source", metavar="DIR", help="a PostgreSQL source tree instead of Debian's source package")
@@ -160,7 +165,10 @@ def arguments():
     parser.add_argument("--seconds", type=int, default=1200, help="the longest that one run may take (default 1200)")
     parser.add_argument("--least", type=int, default=0, metavar="N", help="fail unless replicas answered N queries")
     parser.add_argument("--keep", action="store_true", help="keep the results though nothing differs")
-    return parser.parse_args()
+    given = parser.parse_args()
+    if given.isolation and given.third:
+        parser.error("--third is a part of the regression suite")
+    return given
 
 
 def build():
@@ -176,19 +184,20 @@ def build():
 
 def prepare(chosen, output):
     """The files that a run needs, by what they are."""
-    suite = Suite(postgres_directory(), os.path.abspath(chosen.cache), say)
+    part = ISOLATION if chosen.isolation else REGRESS
+    suite = Suite(part, postgres_directory(), os.path.abspath(chosen.cache), say)
     sources = suite.sources(chosen.source)
-    schedule = os.path.join(sources, "parallel_schedule")
+    schedule = os.path.join(sources, suite.schedule)
     wanted = THIRD.split() if chosen.third else (chosen.only or "").replace(",", " ").split()
     if wanted:
-        text = reduced(schedule, wanted)
+        text = reduced(schedule, wanted, suite.needs)
         schedule = os.path.join(output, "schedule")
         with open(schedule, "w", encoding="utf-8") as file:
             file.write(text)
     say(f"PostgreSQL {suite.version}, the suite in {sources}")
     return {
-        "sources": sources, "schedule": schedule, "libraries": suite.libraries(sources),
-        "pg_regress": suite.pg_regress(), "psql": suite.psql_directory(sources),
+        "sources": sources, "schedule": schedule, "runner": suite.runner(),
+        "libraries": suite.libraries(sources), "psql": suite.psql_directory(sources),
     }
 
 

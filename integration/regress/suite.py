@@ -1,4 +1,4 @@
-"""PostgreSQL's regression suite: its sources, its C library and what a run takes of its schedule.
+"""PostgreSQL's regression and isolation suites: their sources, what they need, what a run takes of them.
 
 The sources come from Debian's source package, by apt with a configuration and lists of its own
 below the cache directory: nothing of the machine's configuration changes.
@@ -12,7 +12,9 @@ import subprocess
 import tarfile
 import tempfile
 
-REGRESS = "src/test/regress"
+REGRESS, ISOLATION = "src/test/regress", "src/test/isolation"
+# The list of tests, by suite.
+SCHEDULES = {REGRESS: "parallel_schedule", ISOLATION: "isolation_schedule"}
 # Tests that others need, by the tests that need them, as far as `parallel_schedule` and the tests' own
 # comments say so. All tests need the first.
 SETUP = "test_setup"
@@ -51,28 +53,33 @@ class SuiteError(Exception):
 
 
 class Suite:
-    """The suite below the cache directory, downloaded and built if it is not there yet."""
+    """One suite below the cache directory, downloaded and built if it is not there yet."""
 
-    def __init__(self, programs, cache, say):
-        self.programs, self.cache, self.say = programs, cache, say
+    def __init__(self, part, programs, cache, say):
+        self.part, self.programs, self.cache, self.say = part, programs, cache, say
+        self.schedule = SCHEDULES[part]
+        self.needs = with_needs if part == REGRESS else with_nothing
         self.version = self._config("--version").split()[1]
         self.major = self.version.split(".")[0]
         os.makedirs(cache, exist_ok=True)
 
     def sources(self, given=None):
-        """The directory with sql/, expected/, data/ and parallel_schedule; `given` is a source tree."""
+        """The directory with expected/ and the schedule; `given` is a source tree."""
         if given:
-            return os.path.join(os.path.abspath(given), REGRESS)
-        found = glob.glob(os.path.join(self.cache, f"source-{self.major}.*", REGRESS, "parallel_schedule"))
+            return os.path.join(os.path.abspath(given), self.part)
+        pattern = os.path.join(self.cache, f"source-{self.major}.*", self.part, self.schedule)
+        found = glob.glob(pattern)
         if not found:
             self._download_sources()
-            found = glob.glob(os.path.join(self.cache, f"source-{self.major}.*", REGRESS, "parallel_schedule"))
+            found = glob.glob(pattern)
         if not found:
-            raise SuiteError("the source package holds no regression suite")
+            raise SuiteError(f"the source package has no {self.part}")
         return os.path.dirname(sorted(found)[-1])
 
     def libraries(self, sources):
-        """The directory with regress.so and the two contrib libraries that `triggers` needs."""
+        """The directory with regress.so and the two contrib libraries that `triggers` needs, if needed."""
+        if self.part != REGRESS:
+            return None
         directory = os.path.join(self.cache, f"libraries-{self.version}")
         os.makedirs(directory, exist_ok=True)
         for name in ("autoinc.so", "refint.so"):
@@ -86,20 +93,22 @@ class Suite:
             os.rename(library + ".new", library)
         return directory
 
-    def pg_regress(self):
-        path = os.path.join(os.path.dirname(self._config("--pgxs")), "..", "test", "regress", "pg_regress")
+    def runner(self):
+        """The program that runs the tests and compares."""
+        name = "pg_regress" if self.part == REGRESS else "pg_isolation_regress"
+        path = os.path.join(os.path.dirname(self._config("--pgxs")), "..", "test", os.path.basename(self.part), name)
         if not os.access(path, os.X_OK):
-            raise SuiteError(f"no pg_regress at {path}")
+            raise SuiteError(f"no {name} at {path}")
         return os.path.normpath(path)
 
     def psql_directory(self, sources):
-        """The directory with the psql of the suite's own version.
+        """The directory with the psql of the suite's own version, or of any if it is not used.
 
         psql 15.20 drops everything behind a COPY FROM STDIN that the server refused, up to `\\.`: with
         the scripts of an earlier version that is most of a file.
         """
         match = re.search(r"source-([\d.]+)", sources)
-        if not match or match.group(1) == self.version:
+        if self.part != REGRESS or not match or match.group(1) == self.version:
             return self.programs
         version = match.group(1)
         unpacked = os.path.join(self.cache, f"client-{version}")
@@ -161,15 +170,18 @@ class Suite:
         raise SuiteError(f"no source of {package} could be downloaded; name a source tree with --source")
 
     def _unpack(self, archive, upstream):
-        """Only the suite."""
+        """Only the suites."""
         target = os.path.join(self.cache, f"source-{upstream}")
         shutil.rmtree(target + ".new", ignore_errors=True)
         with tarfile.open(archive) as tar:
             for member in tar:
                 _, _, path = member.name.partition("/")
-                if path.startswith(REGRESS + "/") and (member.isfile() or member.isdir()):
+                wanted = path.startswith(tuple(part + "/" for part in SCHEDULES))
+                if wanted and (member.isfile() or member.isdir()):
                     member.name = path
                     tar.extract(member, target + ".new")
+        # Perhaps of an earlier version of this file, without one of the suites.
+        shutil.rmtree(target, ignore_errors=True)
         os.rename(target + ".new", target)
 
     def _downloads(self):
@@ -235,15 +247,23 @@ def with_needs(wanted, groups):
     return chosen
 
 
+def with_nothing(wanted, groups):
+    """`wanted`, each of which makes what it needs."""
+    unknown = sorted(set(wanted) - {test for group in groups for test in group})
+    if unknown:
+        raise SuiteError(f"not in the schedule: {', '.join(unknown)}")
+    return set(wanted)
+
+
 def groups_of(schedule):
     """The tests of a schedule file, group by group."""
     with open(schedule, encoding="utf-8") as file:
         return [line[5:].split() for line in file if line.startswith("test:")]
 
 
-def reduced(schedule, wanted):
+def reduced(schedule, wanted, needs):
     """The text of a schedule with only these tests and what they need, in the same groups and order."""
-    chosen = with_needs(wanted, groups_of(schedule))
+    chosen = needs(wanted, groups_of(schedule))
     lines = []
     with open(schedule, encoding="utf-8") as file:
         for line in file:

@@ -91,6 +91,7 @@ impl Stage {
             }
             "vanish" => {
                 self.connections[connection].take().unwrap().vanish();
+                self.transcript.ended(connection + 1);
                 return Ok(());
             }
             other => panic!("no step {other}"),
@@ -160,6 +161,7 @@ impl Stage {
     fn end(&mut self, connection: usize) -> Result<(), Stopped> {
         while self.receive(connection).is_ok() {}
         self.connections[connection] = None;
+        self.transcript.ended(connection + 1);
         if self.transcript.ended_well() {
             Ok(())
         } else {

@@ -2,7 +2,8 @@
 //!
 //! Three things are named instead of shown, because they differ between two runs against
 //! the same server:
-//! * process ids: that of the Nth connection reads `<pid N>`, wherever it is shown;
+//! * process ids: the one that the Nth connection was told reads `<pid N>`, wherever it is shown, and
+//!   no other number does;
 //! * object ids of what was created after the cluster (16384 and up): `<oid 1>`, `<oid 2>`, in the
 //!   order in which they are first seen;
 //! * the number of a connection's temporary schema: `pg_temp_<n>`.
@@ -17,14 +18,25 @@ const FIRST_NORMAL_OBJECT_ID: u32 = 16_384;
 pub(crate) struct Transcript {
     lines: Vec<String>,
     process_ids: Vec<(usize, i32)>,
+    /// Connections whose process may be another one's now.
+    ended: Vec<usize>,
     object_ids: Vec<u32>,
 }
 
 impl Transcript {
     /// The connection with this number was told this process id.
     pub(crate) fn process_id(&mut self, connection: usize, process_id: i32) {
-        self.process_ids.retain(|(other, _)| *other != connection);
+        self.ended.retain(|ended| *ended != connection);
+        let ended = &self.ended;
+        self.process_ids.retain(|(other, known)| {
+            *other != connection && (*known != process_id || !ended.contains(other))
+        });
         self.process_ids.push((connection, process_id));
+    }
+
+    /// The connection with this number has ended.
+    pub(crate) fn ended(&mut self, connection: usize) {
+        self.ended.push(connection);
     }
 
     /// The step with process ids in place of `{pid1}`, `{pid2}`.
@@ -125,23 +137,36 @@ impl Transcript {
         fields.join(" | ")
     }
 
+    /// The first connection that was told this process id.
+    fn connection(&self, process_id: i32) -> Option<usize> {
+        let mut all = self.process_ids.iter();
+        let known = all.find(|(_, known)| *known == process_id)?;
+        Some(known.0)
+    }
+
     fn process(&self, process_id: i32) -> String {
-        let known = self
-            .process_ids
-            .iter()
-            .find(|(_, known)| *known == process_id);
-        known.map_or_else(
+        self.connection(process_id).map_or_else(
             || "<pid ?>".to_owned(),
-            |(connection, _)| format!("<pid {connection}>"),
+            |connection| format!("<pid {connection}>"),
         )
     }
 
     fn without_process_ids(&self, text: &str) -> String {
-        let mut text = without_temporary_schema(text);
-        for (connection, process_id) in &self.process_ids {
-            text = text.replace(&process_id.to_string(), &format!("<pid {connection}>"));
+        let text = without_temporary_schema(text);
+        let mut rest = text.as_str();
+        let mut replaced = String::new();
+        while let Some(start) = rest.find(|c: char| c.is_ascii_digit()) {
+            let (before, number) = rest.split_at(start);
+            let end = number.find(|c: char| !c.is_ascii_digit());
+            let (number, behind) = number.split_at(end.unwrap_or(number.len()));
+            replaced.push_str(before);
+            match number.parse() {
+                Ok(id) if self.connection(id).is_some() => replaced.push_str(&self.process(id)),
+                _ => replaced.push_str(number),
+            }
+            rest = behind;
         }
-        text
+        replaced + rest
     }
 
     fn object(&mut self, object_id: u32) -> String {

@@ -13,6 +13,7 @@ use crate::backend::connection::{
     BackendConnection, ConnectionId, ReportedParameters, WorkerId, parameter_status,
 };
 use crate::backend::error::{ConnectError, ServerError};
+use crate::backend::home::Anchor;
 use crate::backend::startup::{StartupParameters, startup_packet};
 use crate::backend::state::{AppliedSettings, PreparedNames};
 use crate::config::{NodeConfig, Secret, ServerTls};
@@ -74,6 +75,7 @@ pub async fn connect(
         cancel_key: greeting.cancel_key,
         parameters: greeting.parameters,
         startup: Arc::clone(target.startup),
+        anchor: Anchor::new((id, worker), greeting.process_id, target.startup),
         opened_at: now,
         idle_since: now,
         generation: 0,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::backend::connect::{NodeAddress, NodeEncryption};
+use crate::backend::home::Anchor;
 use crate::backend::startup::StartupParameters;
 use crate::backend::state::{AppliedSettings, PreparedNames};
 use crate::core::snapshot::NodeId;
@@ -47,6 +48,8 @@ pub struct BackendConnection {
     pub parameters: ReportedParameters,
     /// What it was opened with.
     pub startup: Arc<StartupParameters>,
+    /// Which sessions have it as their home.
+    pub anchor: Anchor,
     /// When it became ready.
     pub opened_at: Instant,
     /// When it was given back last; `opened_at` before.
@@ -96,6 +99,7 @@ impl BackendConnection {
         let (stream, read) = self.stream.move_here(&mut bytes).ok()?;
         self.stream = stream;
         self.worker = worker;
+        self.anchor.moved(worker);
         self.accept_unsolicited(&bytes, read).then_some(self)
     }
 

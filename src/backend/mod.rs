@@ -14,6 +14,7 @@ pub mod cancel;
 pub mod connect;
 pub mod connection;
 pub mod error;
+pub mod home;
 pub mod pool;
 pub mod startup;
 pub mod state;

@@ -1,19 +1,27 @@
 //! Which client's cancel key stands for which statement on which node.
 //!
 //! Invariants:
-//! * A process id belongs to one live session; its key is random and compared in constant time.
+//! * Live sessions with the same process id differ by their keys, which are random and compared in
+//!   constant time, all of that id.
+//! * An invented process id belongs to one live session, and to no process of any node.
 //! * There are never more entries than the capacity; an entry ends with its [`Registration`].
 //!
 //! Must not connect to a node: whoever looks a target up does that.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
 use super::auth::same_bytes;
 use crate::backend::cancel::CancelTarget;
+use crate::limits::CLIENTS_PER_PROCESS_ID;
+
+/// Process ids that no process has: Linux gives none above `PID_MAX_LIMIT` (`linux/threads.h`), other
+/// systems give lower ones.
+const INVENTED: RangeInclusive<i32> = (1 << 22) + 1..=i32::MAX;
 
 /// How long a client's key is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,8 +47,11 @@ pub struct CancelKeys {
 
 #[derive(Debug)]
 struct Table {
-    slots: HashMap<i32, Arc<Slot>>,
-    /// The process id to try next; always positive.
+    /// By process id, never empty.
+    slots: HashMap<i32, Vec<Arc<Slot>>>,
+    /// How many there are.
+    count: usize,
+    /// The process id to invent next.
     next: i32,
     capacity: usize,
 }
@@ -83,10 +94,12 @@ impl CancelKeys {
     /// No keys yet; at most `max_clients` at once.
     pub fn new(max_clients: usize) -> Self {
         let random: u32 = rand::random();
+        let next = i32::try_from(random >> 1).unwrap_or_default();
         Self {
             table: Arc::new(Mutex::new(Table {
                 slots: HashMap::new(),
-                next: i32::try_from(random >> 1).unwrap_or(1).max(1),
+                count: 0,
+                next: next.max(*INVENTED.start()),
                 capacity: max_clients,
             })),
         }
@@ -97,7 +110,7 @@ impl CancelKeys {
         lock(&self.table).capacity = max_clients;
     }
 
-    /// Makes a process id and a key for one session; `None` at the capacity.
+    /// Invents a process id and makes a key for one session; `None` at the capacity.
     pub fn register(&self, length: KeyLength) -> Option<Registration> {
         let slot = Arc::new(Slot {
             key: match length {
@@ -118,10 +131,7 @@ impl CancelKeys {
     /// such session, the key is wrong, or it runs nothing. A session that waits for a connection is
     /// told to stop waiting.
     pub fn lookup(&self, process_id: i32, key: &[u8]) -> Option<Arc<CancelTarget>> {
-        let slot = lock(&self.table).slots.get(&process_id).map(Arc::clone)?;
-        if !same_bytes(key, &slot.key) {
-            return None;
-        }
+        let slot = lock(&self.table).find(process_id, key)?;
         let mut running = lock(&slot.running);
         match (&running.target, &running.waiting) {
             (Some(_), _) => running.asked = Asked::Yes,
@@ -133,7 +143,7 @@ impl CancelKeys {
 
     /// How many sessions have a key.
     pub fn len(&self) -> usize {
-        lock(&self.table).slots.len()
+        lock(&self.table).count
     }
 
     /// Whether no session has a key.
@@ -143,18 +153,43 @@ impl CancelKeys {
 }
 
 impl Table {
-    /// Puts `slot` under the next free process id; ends because there are fewer slots than ids.
+    /// Puts `slot` under the next free invented process id; ends because there are fewer slots than ids.
     fn insert(&mut self, slot: &Arc<Slot>) -> Option<i32> {
-        const PROCESS_IDS: usize = 0x7fff_ffff;
-        if self.slots.len() >= self.capacity.min(PROCESS_IDS) {
+        if self.count >= self.capacity.min(1 << 30) {
             return None;
         }
         loop {
             let process_id = self.next;
-            self.next = process_id.checked_add(1).unwrap_or(1);
+            self.next = process_id.checked_add(1).unwrap_or(*INVENTED.start());
             if let Entry::Vacant(free) = self.slots.entry(process_id) {
-                free.insert(Arc::clone(slot));
+                free.insert(vec![Arc::clone(slot)]);
+                self.count += 1;
                 return Some(process_id);
+            }
+        }
+    }
+
+    /// The slot with this process id and key; compares all of the id, so that the time says nothing.
+    fn find(&self, process_id: i32, key: &[u8]) -> Option<Arc<Slot>> {
+        let slots = self.slots.get(&process_id)?.iter();
+        let found = slots.fold(None, |found, slot| {
+            let matches = same_bytes(key, &slot.key);
+            if matches { Some(slot) } else { found }
+        });
+        found.map(Arc::clone)
+    }
+
+    /// Whether one more client with this key may be told the process id.
+    fn may_share(&self, process_id: i32, key: &[u8]) -> bool {
+        let slots = self.slots.get(&process_id).map_or(&[][..], Vec::as_slice);
+        slots.len() < CLIENTS_PER_PROCESS_ID && slots.iter().all(|slot| !same_bytes(key, &slot.key))
+    }
+
+    fn remove(&mut self, process_id: i32, slot: &Arc<Slot>) {
+        if let Entry::Occupied(mut slots) = self.slots.entry(process_id) {
+            slots.get_mut().retain(|other| !Arc::ptr_eq(other, slot));
+            if slots.get().is_empty() {
+                slots.remove();
             }
         }
     }
@@ -172,6 +207,18 @@ impl Registration {
     /// The process id for `BackendKeyData`; positive.
     pub const fn process_id(&self) -> i32 {
         self.process_id
+    }
+
+    /// Takes the process id of a server connection in place of the invented one, before the client
+    /// has been told; stays as it is when too many share that id, or one has the same key.
+    pub fn take_process_id(&mut self, process_id: i32) {
+        let mut table = lock(&self.table);
+        if process_id > 0 && table.may_share(process_id, &self.slot.key) {
+            table.remove(self.process_id, &self.slot);
+            let slots = table.slots.entry(process_id).or_default();
+            slots.push(Arc::clone(&self.slot));
+            self.process_id = process_id;
+        }
     }
 
     /// The key for `BackendKeyData`: 4 or 32 bytes.
@@ -226,7 +273,9 @@ impl Drop for Waiting<'_> {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        lock(&self.table).slots.remove(&self.process_id);
+        let mut table = lock(&self.table);
+        table.remove(self.process_id, &self.slot);
+        table.count -= 1;
     }
 }
 
@@ -289,14 +338,63 @@ mod tests {
     }
 
     #[test]
-    fn process_ids_start_again_at_one_after_the_last_and_skip_those_in_use() {
+    fn invented_ids_start_again_after_the_last_and_skip_those_in_use() {
         let keys = CancelKeys::new(10);
+        let first = *INVENTED.start();
         lock(&keys.table).next = i32::MAX;
-        let last = keys.register(KeyLength::Short).unwrap();
-        let first = keys.register(KeyLength::Short).unwrap();
+        let sessions = [(); 2].map(|()| keys.register(KeyLength::Short).unwrap());
         lock(&keys.table).next = i32::MAX;
         let skipping = keys.register(KeyLength::Short).unwrap();
-        let ids = [last.process_id(), first.process_id(), skipping.process_id()];
-        assert_eq!(ids, [i32::MAX, 1, 2]);
+        let ids = sessions.each_ref().map(Registration::process_id);
+        assert_eq!(ids, [i32::MAX, first]);
+        assert_eq!(skipping.process_id(), first + 1);
+    }
+
+    #[test]
+    fn sessions_with_the_same_process_id_are_told_apart_by_their_keys() {
+        let keys = CancelKeys::new(10);
+        let mut sessions = [(); 3].map(|()| keys.register(KeyLength::Short).unwrap());
+        let invented = sessions.each_ref().map(Registration::process_id);
+        for (session, running) in sessions.iter_mut().zip(1..) {
+            session.take_process_id(4711);
+            session.set_target(target(running));
+        }
+        for (session, running) in sessions.iter().zip(1..) {
+            assert_eq!(session.process_id(), 4711);
+            let found = keys.lookup(4711, session.key());
+            assert_eq!(found.unwrap().process_id, running);
+        }
+        for (id, session) in invented.into_iter().zip(&sessions) {
+            assert!(keys.lookup(id, session.key()).is_none(), "the old id ends");
+        }
+        assert_eq!(keys.len(), 3);
+        let [first, second, third] = sessions;
+        let key = second.key().to_vec();
+        drop(second);
+        assert!(keys.lookup(4711, &key).is_none());
+        assert!(keys.lookup(4711, first.key()).is_some());
+        assert_eq!(first.clear_target(), Asked::Yes);
+        assert_eq!(third.clear_target(), Asked::Yes);
+        drop((first, third));
+        assert!(keys.is_empty() && lock(&keys.table).slots.is_empty());
+    }
+
+    #[test]
+    fn an_id_that_cannot_be_shared_is_not_taken() {
+        let keys = CancelKeys::new(2 * CLIENTS_PER_PROCESS_ID);
+        let register = || keys.register(KeyLength::Short).unwrap();
+        let mut nameless = register();
+        nameless.take_process_id(0);
+        assert!(INVENTED.contains(&nameless.process_id()));
+        let mut sharing: Vec<_> = (0..=CLIENTS_PER_PROCESS_ID).map(|_| register()).collect();
+        for session in &mut sharing {
+            session.take_process_id(1);
+        }
+        let refused = sharing.iter().filter(|one| one.process_id() != 1).count();
+        assert_eq!(lock(&keys.table).slots[&1].len() + refused, sharing.len());
+        assert!((1..3).contains(&refused), "{refused}");
+        let twin = Arc::clone(&sharing[0].slot);
+        assert!(!lock(&keys.table).may_share(1, &twin.key));
+        assert!(lock(&keys.table).may_share(2, &twin.key));
     }
 }

@@ -111,6 +111,7 @@ impl ReplicationClient {
         let mut connection = self.open().await?;
         self.cluster.metrics.count_pin(PinReason::Replication);
         let target = Arc::new(CancelTarget::from(&connection));
+        self.registration.take_process_id(connection.process_id);
         self.registration.set_target(target);
         self.greet(&connection).await.map_err(|_| End::Closed)?;
         let node = connection.node;

@@ -4,6 +4,7 @@
 //! only where routing needs it (`ReadyForQuery`, `ErrorResponse`, `CommandComplete`,
 //! `ParameterStatus`), so that a row costs a few instructions and a result is never held.
 
+mod body;
 mod errors;
 mod outcome;
 
@@ -14,11 +15,9 @@ use super::frame::FrameHeader;
 use super::message::Malformed;
 use super::outstanding::{Disposition, Expected, OutstandingReplies, Own};
 
+use body::{Body, whole_body};
 pub use errors::SERVER_NAME_PREFIX;
-pub use outcome::{Boundaries, Compare, ErrorKind, Hold, Outcome, Span, Stop, Verdict};
-
-/// Longest message that is held until it is whole, in bytes; longer ones pass through unread.
-const WHOLE_MESSAGE_BYTES: usize = 16 * 1024;
+pub use outcome::{Alias, Boundaries, Compare, ErrorKind, Hold, Outcome, Span, Stop, Verdict};
 
 /// The node broke the protocol, or answered something nobody asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -44,7 +43,7 @@ pub struct ReplyScanner {
     pub unparsed: Vec<u64>,
     /// What became of the client's Parse and Close messages with a name since [`Self::begin`], in order.
     pub changes: Vec<Verdict>,
-    /// Goes to the client instead of the error that was read last.
+    /// Goes to the client instead of the message that was read last.
     instead: Option<Box<[u8]>>,
     /// Rows of pgweir's own query, as message bodies.
     pub captured: Vec<Box<[u8]>>,
@@ -55,6 +54,8 @@ pub struct ReplyScanner {
     pub compare: Compare,
     /// Whether the scan stops between the answers to several segments.
     pub boundaries: Boundaries,
+    /// What the client was told of the connection's process id, if that is something else.
+    pub alias: Option<Alias>,
     has_result: ResultSeen,
     /// Whether bytes may still be taken back.
     pub hold: Hold,
@@ -81,6 +82,7 @@ impl Default for ReplyScanner {
             reports: Vec::new(),
             compare: Compare::No,
             boundaries: Boundaries::Passed,
+            alias: None,
             has_result: ResultSeen::No,
             hold: Hold::Released,
         }
@@ -164,9 +166,10 @@ impl ReplyScanner {
                 return Ok(stop);
             }
             let disposition = self.account(header.tag, whole, replies)?;
+            let instead = self.instead.take();
             let disposition = if hold == Hold::Discarding {
                 Disposition::Discard
-            } else if let Some(instead) = self.instead.take() {
+            } else if let Some(instead) = instead {
                 spans.push(Span::Own(instead));
                 Disposition::Discard
             } else {
@@ -288,7 +291,10 @@ impl ReplyScanner {
         let forward = Ok(Disposition::Forward);
         match (tag, head) {
             // Nobody but the session that listens is ever on such a connection.
-            (tag::NOTIFICATION, _) => forward,
+            (tag::NOTIFICATION, _) => {
+                self.instead = self.alias.and_then(|alias| alias.renamed(body?));
+                forward
+            }
             (tag::NOTICE, head) => Ok(asynchronous(head)),
             (tag::PARAMETER_STATUS, _) => {
                 if self.reports.len() < REPORTS {
@@ -423,25 +429,6 @@ const PARSE_COMPLETE: [u8; 5] = [tag::PARSE_COMPLETE, 0, 0, 0, 4];
 
 /// A whole `CloseComplete`.
 const CLOSE_COMPLETE: [u8; 5] = [tag::CLOSE_COMPLETE, 0, 0, 0, 4];
-
-enum Body<'a> {
-    Incomplete,
-    Whole(&'a [u8]),
-    Unread,
-}
-
-/// Whether the body is needed, and is there.
-fn whole_body(header: FrameHeader, rest: &[u8]) -> Body<'_> {
-    let needed = matches!(
-        header.tag,
-        tag::READY_FOR_QUERY | tag::ERROR | tag::COMMAND_COMPLETE | tag::PARAMETER_STATUS
-    );
-    if !needed || header.total() > WHOLE_MESSAGE_BYTES {
-        return Body::Unread;
-    }
-    rest.get(super::frame::HEADER_BYTES..header.total())
-        .map_or(Body::Incomplete, Body::Whole)
-}
 
 fn row_disposition(
     replies: &OutstandingReplies,

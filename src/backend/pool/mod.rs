@@ -11,6 +11,7 @@
 //!
 //! Must not retry a failed connect: whether another node may serve is not decided here.
 
+mod home;
 mod lease;
 mod node;
 mod queue;
@@ -25,6 +26,7 @@ use crate::backend::authenticate::KeyDerivation;
 use crate::backend::connect::{Target, connect};
 use crate::backend::connection::{BackendConnection, ConnectionId, ReportedParameters, WorkerId};
 use crate::backend::error::ConnectError;
+use crate::backend::home::{Home, HomeKey};
 use crate::backend::startup::StartupParameters;
 use crate::config::{ClusterConfig, Secret};
 use crate::core::snapshot::NodeId;
@@ -50,6 +52,8 @@ pub struct PoolKey {
 /// Which of several idle connections the caller likes best.
 #[derive(Debug, Clone, Copy)]
 pub struct Preference {
+    /// The connection whose process id its client was told.
+    pub home: Option<HomeKey>,
     /// The connection that it used last.
     pub last: Option<ConnectionId>,
     /// The worker thread that it runs on.
@@ -248,6 +252,23 @@ impl Pools {
         let deadline = Instant::now() + BACKEND_CONNECT_TIMEOUT;
         let name = (shared.next_id(), worker);
         connect(target, &shared.derivation, name, deadline).await
+    }
+
+    /// The connection that a new session of the caller's worker is to tell its client of: one that is
+    /// nobody's home, else a new one if the pool has room, else the one with the fewest owners.
+    /// `None` if there is none by `deadline`, and none can be opened.
+    ///
+    /// # Cancel safety
+    /// As [`Self::checkout`].
+    pub async fn home(
+        &self,
+        key: &PoolKey,
+        password: &Secret,
+        worker: WorkerId,
+        deadline: Instant,
+    ) -> Option<Home> {
+        let pool = self.node(key.node).ok()?.pool(&self.shared, key).ok()?;
+        pool.home(&key.startup, password, worker, deadline).await
     }
 
     /// Closes the idle connections of `node`; those in use are closed when they come back. For when

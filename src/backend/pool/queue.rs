@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout_at;
 
 use super::lease::{Lease, Place, PlaceUse};
@@ -11,8 +11,9 @@ use super::node::NodeLife;
 use super::state::{Offer, State, Taken, Turn};
 use super::{CheckoutError, PoolCounts, PoolKey, Preference, Shared};
 use crate::backend::connect::{Target, connect};
-use crate::backend::connection::{BackendConnection, ReportedParameters};
+use crate::backend::connection::{BackendConnection, ReportedParameters, WorkerId};
 use crate::backend::error::ConnectError;
+use crate::backend::home::Home;
 use crate::backend::startup::StartupParameters;
 use crate::config::{PoolConfig, Secret};
 use crate::core::snapshot::NodeId;
@@ -27,6 +28,8 @@ pub(super) struct Pool {
     database: Arc<str>,
     user: Arc<str>,
     state: Mutex<State>,
+    /// Told when an opening has ended, or a place is free.
+    pub(super) settled: Notify,
 }
 
 impl Pool {
@@ -38,6 +41,7 @@ impl Pool {
             database: Arc::clone(&key.database),
             user: Arc::clone(&key.user),
             state: Mutex::default(),
+            settled: Notify::new(),
         })
     }
 
@@ -70,8 +74,8 @@ impl Pool {
                     }
                 }
                 Turn::Open(place) => {
-                    let opened = self.open(place, startup, password, preference).await?;
-                    return Ok(opened);
+                    let opening = self.open(place, startup, password, preference.worker);
+                    return Ok(self.admit(opening.await?));
                 }
             }
         }
@@ -145,13 +149,13 @@ impl Pool {
         }
     }
 
-    async fn open(
+    pub(super) async fn open(
         &self,
-        mut place: Place,
+        place: Place,
         startup: &Arc<StartupParameters>,
         password: &Secret,
-        preference: Preference,
-    ) -> Result<Lease, ConnectError> {
+        worker: WorkerId,
+    ) -> Result<Opened, ConnectError> {
         let node = self.shared.cluster.nodes.get(self.node.index());
         let target = Target {
             id: self.node,
@@ -163,14 +167,23 @@ impl Pool {
             startup,
         };
         let generation = self.life.generation();
-        let name = (self.shared.next_id(), preference.worker);
+        let name = (self.shared.next_id(), worker);
         let deadline = Instant::now() + BACKEND_CONNECT_TIMEOUT;
         let opening = connect(target, &self.shared.derivation, name, deadline);
         let mut connection = Box::new(opening.await?);
         connection.generation = generation;
+        Ok(Opened { connection, place })
+    }
+
+    /// Lets everybody know of a new connection.
+    pub(super) fn admit(&self, opened: Opened) -> Lease {
+        let Opened {
+            connection,
+            mut place,
+        } = opened;
         self.lock().remember(&connection);
         place.opened();
-        Ok(Lease::new(connection, place))
+        Lease::new(connection, place)
     }
 
     /// Takes back a clean connection whose place the pool counts again.
@@ -227,7 +240,7 @@ impl Pool {
         }
     }
 
-    fn turn(self: &Arc<Self>, offer: Offer) -> Turn {
+    pub(super) fn turn(self: &Arc<Self>, offer: Offer) -> Turn {
         let place = |used_for| Place::new(Arc::clone(self), used_for);
         match offer {
             Offer::Idle(connection) => Turn::Idle(Lease::new(connection, place(PlaceUse::Leased))),
@@ -246,6 +259,7 @@ impl Pool {
             let mut state = self.lock();
             state.free(used_for);
             self.hand_over(state);
+            self.settled.notify_waiters();
         }
     }
 
@@ -254,6 +268,7 @@ impl Pool {
         let mut state = self.lock();
         state.opened();
         self.hand_over(state);
+        self.settled.notify_waiters();
     }
 
     pub(super) fn reported(
@@ -279,7 +294,9 @@ impl Pool {
     /// Closes idle connections that are too old or dead.
     pub(super) fn reap(self: &Arc<Self>, now: Instant) -> PoolCounts {
         let mut state = self.lock();
-        let reaped = state.take_idle_unless(|idle| idle.is_usable() && self.may_stay(idle, now));
+        let reaped = state.take_idle_unless(|idle| {
+            idle.is_usable() && !idle.anchor.is_left() && self.may_stay(idle, now)
+        });
         let counts = state.counts();
         self.hand_over(state);
         reaped.into_iter().for_each(BackendConnection::terminate);
@@ -290,12 +307,27 @@ impl Pool {
         self.lock().counts()
     }
 
-    fn config(&self) -> &PoolConfig {
+    pub(super) fn config(&self) -> &PoolConfig {
         &self.shared.cluster.pool
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection that the pool does not know of yet.
+#[derive(Debug)]
+pub(super) struct Opened {
+    // Declared first: as in a lease.
+    connection: Box<BackendConnection>,
+    place: Place,
+}
+
+impl Opened {
+    /// Makes it somebody's home.
+    pub(super) fn home(&self) -> Home {
+        Home::claim(self.connection.anchor.residence())
     }
 }
 

@@ -8,7 +8,8 @@ use tokio::sync::oneshot;
 
 use super::lease::{Lease, Place, PlaceUse};
 use super::{PoolCounts, Preference};
-use crate::backend::connection::{BackendConnection, ReportedParameters};
+use crate::backend::connection::{BackendConnection, ReportedParameters, WorkerId};
+use crate::backend::home::{Home, Residence};
 use crate::backend::startup::StartupParameters;
 use crate::config::PoolConfig;
 use crate::limits::{GREETINGS_PER_POOL, OPENS_PER_POOL};
@@ -30,6 +31,10 @@ pub(super) struct State {
     next_ticket: u64,
     /// What connections have reported, newest first, one entry for each start-up parameter set.
     greetings: VecDeque<Greeting>,
+    /// What may be a session's home, newest last; some may have been closed.
+    residences: Vec<Arc<Residence>>,
+    /// Sessions that wait to open their home: each may take one of the free places.
+    expecting: usize,
 }
 
 #[derive(Debug)]
@@ -66,6 +71,33 @@ pub(super) enum Offer {
     Open(Option<Box<BackendConnection>>),
 }
 
+/// The pool's answer to a session that needs a home.
+#[derive(Debug)]
+pub(super) enum Claim {
+    /// A connection that is there.
+    Taken(Home),
+    /// A free place.
+    Open(Offer),
+    /// A place when others have opened theirs; counted as expected.
+    Later,
+    /// Perhaps what others are opening; nothing is counted.
+    Shared,
+    /// There is neither a connection nor a place.
+    Nothing,
+}
+
+/// How much an idle connection is liked by who asks for one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Liking {
+    /// Another living session may come back for it.
+    OthersHome,
+    OwnWorkersOthersHome,
+    Nobodys,
+    OwnWorkers,
+    UsedLast,
+    Home,
+}
+
 /// The pool's answer to a checkout.
 #[derive(Debug)]
 pub(super) enum Taken {
@@ -83,58 +115,140 @@ impl State {
         preference: Preference,
         config: &PoolConfig,
     ) -> Option<Offer> {
-        if let Some(idle) = self.take_idle(startup, preference) {
-            return Some(Offer::Idle(idle));
+        let best = self.best_idle(startup, preference);
+        if let Some((at, liking)) = best
+            && liking >= Liking::Nobodys
+        {
+            return Some(Offer::Idle(self.idle.remove(at)));
         }
-        if self.opening >= OPENS_PER_POOL {
-            return None;
+        if let Some(place) = self.open_place(config) {
+            return Some(place);
         }
-        if self.open < config.size {
-            self.open += 1;
-            self.opening += 1;
-            return Some(Offer::Open(None));
+        if let Some((at, _)) = best {
+            return Some(Offer::Idle(self.idle.remove(at)));
         }
         // All that are idle have other start-up parameters: the least recently used one makes room.
-        if self.idle.is_empty() {
+        if self.opening >= OPENS_PER_POOL || self.idle.is_empty() {
             return None;
         }
         self.opening += 1;
         Some(Offer::Open(Some(self.idle.remove(0))))
     }
 
-    /// The idle connection with these start-up parameters that is liked best: the one used last by
-    /// the caller, then the most recently used one of the caller's worker, then of any.
+    /// A place for a new connection that costs nobody its home: a free one, or that of an idle
+    /// connection that is nobody's. For when none of these has the wanted start-up parameters.
+    fn open_place(&mut self, config: &PoolConfig) -> Option<Offer> {
+        if self.opening >= OPENS_PER_POOL {
+            return None;
+        }
+        let evicted = if self.open < config.size {
+            self.open += 1;
+            None
+        } else {
+            let unowned = self.idle.iter().position(|idle| !idle.anchor.is_owned())?;
+            Some(self.idle.remove(unowned))
+        };
+        self.opening += 1;
+        Some(Offer::Open(evicted))
+    }
+
+    /// A home for one more session.
+    pub(super) fn claim(
+        &mut self,
+        startup: &StartupParameters,
+        worker: WorkerId,
+        config: &PoolConfig,
+    ) -> Claim {
+        let best = self.best_residence(startup, worker);
+        let best = best.map(|best| (best.owners(), Home::claim(best)));
+        let shared = match best {
+            Some((0, home)) => return Claim::Taken(home),
+            Some((_, home)) => Some(home),
+            None => None,
+        };
+        if self.waiters.is_empty()
+            && let Some(place) = self.open_place(config)
+        {
+            return Claim::Open(place);
+        }
+        if self.open + self.expecting < config.size {
+            self.expecting += 1;
+            return Claim::Later;
+        }
+        if let Some(home) = shared {
+            return Claim::Taken(home);
+        }
+        if self.opening > 0 {
+            Claim::Shared
+        } else {
+            Claim::Nothing
+        }
+    }
+
+    /// The home with the fewest owners, whatever room there is.
+    pub(super) fn share(&mut self, startup: &StartupParameters, worker: WorkerId) -> Option<Home> {
+        self.best_residence(startup, worker).map(Home::claim)
+    }
+
+    /// The one with the fewest owners, of the caller's worker if there are several, then the newest.
+    fn best_residence(
+        &mut self,
+        startup: &StartupParameters,
+        worker: WorkerId,
+    ) -> Option<&Arc<Residence>> {
+        self.residences.retain(|one| !one.is_closed());
+        let fitting = self.residences.iter().rev();
+        let fitting = fitting.filter(|one| one.is_for_all() && *one.startup == *startup);
+        fitting.min_by_key(|one| (one.owners(), one.worker() != worker))
+    }
+
+    /// A session has ended its wait for a place.
+    pub(super) fn expects_no_more(&mut self) {
+        self.expecting -= 1;
+    }
+
+    /// The idle connection with these start-up parameters that is liked best: the caller's home, then
+    /// of those that are nobody's home the one used last by the caller, the most recently used one of
+    /// the caller's worker, and of any; then the homes of others.
     pub(super) fn take_idle(
         &mut self,
         startup: &StartupParameters,
         preference: Preference,
-    ) -> Option<Box<BackendConnection>> {
-        let (mut own, mut any) = (None, None);
+    ) -> Option<Idle> {
+        let (at, _) = self.best_idle(startup, preference)?;
+        Some(self.idle.remove(at))
+    }
+
+    fn best_idle(
+        &self,
+        startup: &StartupParameters,
+        preference: Preference,
+    ) -> Option<(usize, Liking)> {
+        let best_possible = match (preference.home, preference.last) {
+            (Some(_), _) => Liking::Home,
+            (None, Some(_)) => Liking::UsedLast,
+            (None, None) => Liking::OwnWorkers,
+        };
+        let mut best: Option<(usize, Liking)> = None;
         for (at, idle) in self.idle.iter().enumerate().rev() {
-            let is_last = Some(idle.id) == preference.last;
-            let is_own = idle.worker == preference.worker;
+            let liking = Liking::of(idle, preference);
             // Parameters are compared only where it matters: most candidates are no improvement.
-            let improves = is_last || any.is_none() || (is_own && own.is_none());
-            if !improves || *idle.startup != *startup {
-                continue;
-            }
-            if is_last {
-                return Some(self.idle.remove(at));
-            }
-            any = any.or(Some(at));
-            if is_own {
-                own = own.or(Some(at));
-                if preference.last.is_none() {
+            let improves = best.is_none_or(|(_, best)| liking > best);
+            let fits = improves && idle.anchor.is_for(preference.home);
+            if fits && *idle.startup == *startup {
+                best = Some((at, liking));
+                if liking >= best_possible {
                     break;
                 }
             }
         }
-        own.or(any).map(|at| self.idle.remove(at))
+        best
     }
 
     /// Every idle connection; what they reported is forgotten too.
     pub(super) fn take_all_idle(&mut self) -> Vec<Idle> {
         self.greetings.clear();
+        self.residences.clear();
         self.take_idle_unless(|_| false)
     }
 
@@ -203,8 +317,11 @@ impl State {
         self.opening -= 1;
     }
 
-    /// Notes what a new connection has reported.
+    /// Notes a new connection and what it has reported.
     pub(super) fn remember(&mut self, connection: &BackendConnection) {
+        self.residences.retain(|one| !one.is_closed());
+        let residence = connection.anchor.residence();
+        self.residences.push(Arc::clone(residence));
         let greetings = &mut self.greetings;
         greetings.retain(|known| known.startup != connection.startup);
         greetings.truncate(GREETINGS_PER_POOL - 1);
@@ -231,6 +348,30 @@ impl State {
             active: self.open - self.opening - self.idle.len(),
             connecting: self.opening,
             waiting: self.waiters.len(),
+        }
+    }
+}
+
+impl Liking {
+    fn of(idle: &BackendConnection, preference: Preference) -> Self {
+        let is_own = idle.worker == preference.worker;
+        if preference
+            .home
+            .is_some_and(|home| home.connection == idle.id)
+        {
+            Self::Home
+        } else if idle.anchor.is_owned() {
+            if is_own {
+                Self::OwnWorkersOthersHome
+            } else {
+                Self::OthersHome
+            }
+        } else if Some(idle.id) == preference.last {
+            Self::UsedLast
+        } else if is_own {
+            Self::OwnWorkers
+        } else {
+            Self::Nobodys
         }
     }
 }

@@ -1,4 +1,5 @@
 mod bench;
+mod homes;
 
 use std::io;
 use std::sync::Mutex;

@@ -247,7 +247,12 @@ impl Session {
         }
     }
 
-    fn decide(&self, request: &RouteRequest, at: Instant, patience: Patience) -> Decision {
+    pub(super) fn decide(
+        &self,
+        request: &RouteRequest,
+        at: Instant,
+        patience: Patience,
+    ) -> Decision {
         let snapshot = self.cluster.world.routing.load();
         let world = RouteWorld {
             snapshot: &snapshot,

@@ -2,8 +2,9 @@
 
 use super::{Session, SessionEnd, now, own};
 use crate::core::guarantee::Floor;
-use crate::core::router::{NodeSet, RouteReason, RouteRequest, Target};
+use crate::core::router::{Decision, NodeSet, Patience, RouteReason, RouteRequest, Target};
 use crate::frontend::error::ProxyError;
+use crate::limits::HOME_TIMEOUT;
 use crate::protocol::backend::{TransactionStatus, tag};
 use crate::protocol::message::{write_message, write_string};
 
@@ -18,6 +19,8 @@ impl Session {
         // Not before a node has shown that the database exists: there is room for a number of them.
         self.catalog = self.cluster.world.catalogs.of(&self.key.database);
         self.told = std::sync::Arc::clone(&parameters);
+        // Boxed: every idle session would keep room for it.
+        Box::pin(self.settle_in()).await;
         let mut out = Vec::new();
         for (name, value) in parameters.iter() {
             // One endpoint stands for the cluster, and it takes writes.
@@ -51,15 +54,10 @@ impl Session {
             self.note_string_syntax(&known);
             return Ok(known);
         }
-        let on = |target| RouteRequest {
-            target,
-            floor: Floor::default(),
-            excluded: NodeSet::default(),
-        };
-        let primary = on(Target::Primary(RouteReason::Write));
+        let primary = request(Target::Primary(RouteReason::Write));
         let mut link = match self.link_for(&primary, now()).await {
             Err(SessionEnd::Fatal(ProxyError::NoNodeAvailable)) => {
-                self.link_for(&on(Target::Read), now()).await?
+                self.link_for(&request(Target::Read), now()).await?
             }
             opened => opened?,
         };
@@ -70,6 +68,23 @@ impl Session {
         Ok(parameters)
     }
 
+    /// Makes a connection to the primary the session's home, whose process id the client is told:
+    /// that is what `pg_backend_pid()` shows as long as the session need not move. Without one the id
+    /// is invented; the login does not fail for it.
+    async fn settle_in(&mut self) {
+        let primary = request(Target::Primary(RouteReason::Write));
+        let Decision::Go(route) = self.decide(&primary, now(), Patience::Exhausted) else {
+            return;
+        };
+        self.key.node = route.node;
+        let (pools, deadline) = (&self.cluster.pools, now() + HOME_TIMEOUT);
+        let (password, worker) = (&self.user.password, self.worker.id);
+        self.home = pools.home(&self.key, password, worker, deadline).await;
+        if let Some(home) = &self.home {
+            self.registration.take_process_id(home.process_id());
+        }
+    }
+
     /// The role or database may default to the old string syntax, which the parser does not read.
     fn note_string_syntax(&mut self, parameters: &[(String, String)]) {
         let old = parameters
@@ -78,6 +93,15 @@ impl Session {
         if old {
             self.state.old_strings = super::state::OldStrings::ByDefault;
         }
+    }
+}
+
+/// For a connection as such: nothing must have been seen on it.
+fn request(target: Target) -> RouteRequest {
+    RouteRequest {
+        target,
+        floor: Floor::default(),
+        excluded: NodeSet::default(),
     }
 }
 

@@ -202,7 +202,7 @@ impl Session {
 
     fn take_in(&mut self, residue: Residue, link: &mut Link, doubt: &Doubt) {
         if residue.wear != Wear::None {
-            link.taint();
+            self.keep(link);
         }
         let mut settings = AppliedSettings(residue.settings.into_iter().collect());
         let wanted = Arc::new(settings.clone());
@@ -221,6 +221,15 @@ impl Session {
                 });
             }
             None => self.pin = None,
+        }
+    }
+
+    /// Lets nobody else use the connection any more: it is not like a new one. The session comes back to
+    /// it if it is its home; else it is closed.
+    pub(super) fn keep(&self, link: &mut Link) {
+        match &self.home {
+            Some(home) if home.connection() == link.lease.id => link.lease.anchor.keep_for(home),
+            Some(_) | None => link.taint(),
         }
     }
 }

@@ -25,6 +25,7 @@ mod prologue;
 mod put_off;
 mod reach;
 mod refusal;
+mod reload;
 mod replica_block;
 mod reports;
 mod serve;
@@ -44,6 +45,7 @@ use tokio::sync::watch;
 
 use crate::backend::cancel::CancelTarget;
 use crate::backend::connection::{ConnectionId, ReportedParameters, WorkerId};
+use crate::backend::home::Home;
 use crate::backend::pool::{PoolHandle, PoolKey};
 use crate::backend::startup::StartupParameters;
 use crate::config::{Policies, UserConfig};
@@ -161,6 +163,8 @@ pub struct Session {
     told: ReportedParameters,
     skipping: Skipping,
     next: Next,
+    /// The connection whose process id the client was told.
+    home: Option<Home>,
     /// The connection used last on each node, and how to cancel what runs there.
     recent: Vec<Recent>,
     loads: Vec<u32>,
@@ -270,6 +274,7 @@ impl Session {
             told: ReportedParameters::default(),
             skipping: Skipping::No,
             next: Next::default(),
+            home: None,
             recent: Vec::new(),
             loads: Vec::new(),
             spare: LinkMemory::default(),
@@ -286,6 +291,8 @@ impl Session {
             Ok(never) => match never {},
         };
         tracing::debug!(user = self.user.name, end = end.label(), "session ended");
+        // Before the client knows: its next session finds all places free.
+        (self.link, self.parked, self.home) = (None, None, None);
         let farewell = match end {
             SessionEnd::Closed | SessionEnd::Told => return,
             SessionEnd::Abandoned(target) => {
@@ -441,27 +448,6 @@ impl Session {
         nodes
             .get(node.index())
             .map_or_else(|| Arc::from("?"), |node| Arc::clone(&node.name))
-    }
-
-    /// Follows a reload: between segments, while no connection is held.
-    fn follow_reload(&mut self) {
-        let clusters = self.clusters.load();
-        let current = clusters
-            .iter()
-            .find(|cluster| cluster.config.name == self.cluster.config.name);
-        let Some(current) = current else { return };
-        if Arc::ptr_eq(current, &self.cluster) {
-            return;
-        }
-        // The parked connection leads to a node of the old list.
-        if self.parked.is_some() && !Arc::ptr_eq(&current.pools, &self.cluster.pools) {
-            return;
-        }
-        self.cluster = Arc::clone(current);
-        self.policies = Arc::clone(current.config.policies_for(&self.user.name));
-        self.catalog = current.world.catalogs.of(&self.key.database);
-        self.learned = current.shared.learned(&self.key.database);
-        self.recent.clear();
     }
 
     fn consistency(&self) -> crate::core::statement::Consistency {

@@ -9,10 +9,12 @@ use super::attempt::Failure;
 use super::link::Link;
 use super::{Recent, Session, SessionEnd, now};
 use crate::backend::cancel::CancelTarget;
+use crate::backend::home::Home;
 use crate::backend::pool::{CheckoutError, Lease, Preference};
 use crate::core::router::{Route, RouteRequest};
-use crate::core::snapshot::Incarnation;
+use crate::core::snapshot::{Incarnation, NodeRole};
 use crate::frontend::error::ProxyError;
+use crate::protocol::replies::Alias;
 
 impl Session {
     /// A connection where `request` is routed to, unless the client cancels meanwhile.
@@ -70,7 +72,10 @@ impl Session {
         let at = now();
         self.key.node = route.node;
         let recent = self.recent.iter().find(|recent| recent.node == route.node);
+        let home = self.home.as_ref().map(Home::key);
         let preference = Preference {
+            // It is nowhere else, and would be looked for in vain.
+            home: home.filter(|_| route.role == NodeRole::Primary),
             last: recent.map(|recent| recent.connection),
             worker: self.worker.id,
         };
@@ -94,6 +99,7 @@ impl Session {
         let memory = std::mem::take(&mut self.spare);
         let mut link = Box::new(Link::new(lease, route, incarnation, under_way, memory));
         link.told = Arc::clone(&self.told);
+        link.scanner.alias = Alias::of(link.lease.process_id, self.registration.process_id());
         Ok(link)
     }
 

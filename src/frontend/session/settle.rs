@@ -285,7 +285,7 @@ impl Session {
     }
 
     /// DISCARD ALL: the session is as new. What had pinned it is gone, but the connection is not
-    /// trusted again (its temporary schema stays).
+    /// given to others again (its temporary schema stays).
     fn discard_all(&mut self, link: &mut Link) {
         self.state.discard_all();
         link.lease.prepared.clear();
@@ -294,7 +294,7 @@ impl Session {
         link.lease.settings = Arc::clone(&self.state.settings);
         self.doubt = None;
         if self.pin.take().is_some() {
-            link.taint();
+            self.keep(link);
         }
     }
 

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use crate::protocol::backend::{SqlState, TransactionStatus};
+use crate::protocol::backend::{SqlState, TransactionStatus, tag};
+use crate::protocol::message::write_message;
 
 /// What the replies to one segment amounted to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -131,4 +132,35 @@ pub enum Span {
     Range(Range<usize>),
     /// A reply of pgweir's own.
     Own(Box<[u8]>),
+}
+
+/// Two process ids for one connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Alias {
+    /// The connection's own.
+    pub(super) process_id: i32,
+    /// The one that the client was told.
+    pub(super) told: i32,
+}
+
+impl Alias {
+    /// `None` if the client was told the connection's own.
+    pub fn of(process_id: i32, told: i32) -> Option<Self> {
+        (process_id != told).then_some(Self { process_id, told })
+    }
+
+    /// The connection's own notification, given its body, as coming from the process that the client
+    /// was told of; `None` if another process has sent it.
+    pub(super) fn renamed(self, body: &[u8]) -> Option<Box<[u8]>> {
+        let (sender, rest) = body.split_first_chunk()?;
+        if i32::from_be_bytes(*sender) != self.process_id {
+            return None;
+        }
+        let mut message = Vec::new();
+        write_message(&mut message, tag::NOTIFICATION, |out| {
+            out.extend_from_slice(&self.told.to_be_bytes());
+            out.extend_from_slice(rest);
+        });
+        Some(message.into())
+    }
 }

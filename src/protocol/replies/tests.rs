@@ -16,11 +16,19 @@ fn error(code: &str, text: &str) -> Vec<u8> {
 
 /// Feeds `bytes` in chunks and returns what the client gets.
 fn relay(expected: Vec<Expected>, bytes: &[u8], chunk: usize) -> (Vec<u8>, ReplyScanner) {
+    relay_with(ReplyScanner::default(), expected, bytes, chunk)
+}
+
+fn relay_with(
+    mut scanner: ReplyScanner,
+    expected: Vec<Expected>,
+    bytes: &[u8],
+    chunk: usize,
+) -> (Vec<u8>, ReplyScanner) {
     let mut replies = OutstandingReplies::default();
     for reply in expected {
         replies.push(reply);
     }
-    let mut scanner = ReplyScanner::default();
     scanner.begin(Hold::Released);
     let (mut buffer, mut client) = (Vec::new(), Vec::new());
     for part in bytes.chunks(chunk) {
@@ -170,4 +178,30 @@ fn a_query_of_our_own_stays_invisible() {
     assert_eq!(client.first(), Some(&b'C'));
     assert_eq!(client.len(), 18);
     assert!(scanner.outcome.has(Outcome::COMMITTED));
+}
+
+#[test]
+fn only_the_own_notification_of_a_connection_under_another_name_is_renamed() {
+    let from = |sender: i32| {
+        let body = [&sender.to_be_bytes()[..], b"channel\0payload\0"].concat();
+        message(b'A', &body)
+    };
+    for (alias, sender, expected) in [
+        (None, 7, 7),
+        (Alias::of(7, 7), 7, 7),
+        (Alias::of(7, 1234), 7, 1234),
+        (Alias::of(7, 1234), 8, 8),
+        (Alias::of(7, 1234), 1234, 1234),
+    ] {
+        for chunk in [1, 5, 1000] {
+            let bytes = [from(sender), message(b'Z', b"I")].concat();
+            let scanner = ReplyScanner {
+                alias,
+                ..ReplyScanner::default()
+            };
+            let (client, _) = relay_with(scanner, vec![Expected::Synced], &bytes, chunk);
+            let wanted = [from(expected), message(b'Z', b"I")].concat();
+            assert_eq!(client, wanted, "{alias:?} {sender}");
+        }
+    }
 }

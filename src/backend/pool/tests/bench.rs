@@ -203,7 +203,11 @@ pub(super) fn key(application: &str) -> PoolKey {
 
 pub(super) fn preferring(last: Option<ConnectionId>, worker: u16) -> Preference {
     let worker = WorkerId(worker);
-    Preference { last, worker }
+    Preference {
+        home: None,
+        last,
+        worker,
+    }
 }
 
 pub(super) async fn checkout(

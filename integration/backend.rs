@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 use pgweir::backend::cancel::CancelTarget;
 use pgweir::backend::connection::{BackendConnection, WorkerId};
 use pgweir::backend::error::{ConnectError, ConnectFault};
+use pgweir::backend::login::NodeLogin;
 use pgweir::backend::pool::{CheckoutError, Lease, PoolKey, Pools, Preference, Unobserved};
 use pgweir::backend::startup::StartupParameters;
 use pgweir::config::{ProcessEnvironment, Secret, parse};
 use pgweir::core::snapshot::NodeId;
+use pgweir::credential::hashing::Hashing;
 use pgweir::sandbox::{ClusterOptions, LocalCluster};
 use pgweir::wire::{Message, read_message};
 use tokio::io::AsyncWriteExt as _;
@@ -70,7 +72,7 @@ impl Bench {
             user: user.into(),
             startup: Arc::new(StartupParameters::new(parameters)),
         };
-        let password = Secret::new(password);
+        let login = NodeLogin::with_password(Secret::new(password));
         let preference = Preference {
             home: None,
             last: None,
@@ -78,7 +80,7 @@ impl Bench {
         };
         let checkout = self
             .pools
-            .checkout(&key, &password, preference, Instant::now());
+            .checkout(&key, &login, preference, Instant::now());
         tokio::time::timeout(PATIENCE, checkout)
             .await
             .expect("the checkout ends")
@@ -104,7 +106,11 @@ fn pools(port: u16, size: usize) -> Pools {
          users: [{{ name: app, password: app }}]\n"
     );
     let config = parse(&text, "test", &ProcessEnvironment).unwrap();
-    Pools::new(Arc::clone(&config.clusters[0]), Arc::new(Unobserved))
+    Pools::new(
+        Arc::clone(&config.clusters[0]),
+        Arc::new(Unobserved),
+        Hashing::start().unwrap(),
+    )
 }
 
 /// Sends a simple query and reads the reply up to `ReadyForQuery`.

@@ -309,6 +309,7 @@ fn config(cluster: &LocalCluster) -> ClusterConfig {
             zone: None,
             weight: 1,
         }],
+        role_lookup: None,
         monitor: MonitorConfig {
             user: url.get_user().unwrap().to_owned(),
             password: Secret::new(

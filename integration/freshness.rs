@@ -95,6 +95,7 @@ fn configuration(servers: &LocalCluster, user: &str) -> ClusterConfig {
         name: "main".into(),
         databases: vec![DatabasePattern::AllOthers],
         nodes: servers.nodes().map(node).collect(),
+        role_lookup: None,
         monitor: MonitorConfig {
             user: user.to_owned(),
             password: Secret::new(user),

@@ -11,12 +11,13 @@ use std::path::Path;
 
 /// The modules in import order: each may use those before it. The order is the architecture; see
 /// the crate's documentation.
-const ORDER: [&str; 17] = [
+const ORDER: [&str; 18] = [
     "limits",
     "core",
     "protocol",
     "wire",
     "tls",
+    "credential",
     "config",
     "metrics",
     "published",

@@ -21,11 +21,13 @@ use authority::{Authority, Files};
 use client::{Tls, answer, psql};
 use harness::{LIMIT, Proxy, eventually, shared_cluster};
 use pgweir::backend::connection::WorkerId;
+use pgweir::backend::login::NodeLogin;
 use pgweir::backend::pool::{PoolKey, Pools, Preference, Unobserved};
 use pgweir::backend::startup::StartupParameters;
 use pgweir::config::{ProcessEnvironment, Secret, parse};
 use pgweir::control::probe::probe_once;
 use pgweir::core::snapshot::NodeId;
+use pgweir::credential::hashing::Hashing;
 use pgweir::sandbox::{ClusterOptions, LocalCluster, free_port};
 use pgweir::wire::{Message, read_message};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -351,7 +353,11 @@ impl Encrypting {
         );
         let config = parse(&text, "test", &ProcessEnvironment).unwrap();
         let cluster = Arc::clone(&config.clusters[0]);
-        let pools = Pools::new(Arc::clone(&cluster), Arc::new(Unobserved));
+        let pools = Pools::new(
+            Arc::clone(&cluster),
+            Arc::new(Unobserved),
+            Hashing::start().unwrap(),
+        );
         let key = PoolKey {
             node: NodeId(0),
             database: "app".into(),
@@ -364,9 +370,9 @@ impl Encrypting {
             worker: WorkerId(0),
         };
         let probed = probe_once(&cluster.nodes[0], &cluster).await;
-        let password = Secret::new("app");
+        let login = NodeLogin::with_password(Secret::new("app"));
         let lease = pools
-            .checkout(&key, &password, preference, Instant::now())
+            .checkout(&key, &login, preference, Instant::now())
             .await;
         match (lease, probed) {
             (Ok(lease), Ok(_)) => {

@@ -23,7 +23,7 @@
 //! * What is not understood, not known or not measured goes to the primary, with a reason.
 //! * Every queue, cache, buffer, wait and retry has a bound, in [`limits`] or in the configuration.
 //! * A module imports only what stands above it here: `limits`, `core`, `protocol`, `wire`, `tls`,
-//!   `config`, `metrics`, `published`, `world`, `backend`, `control`, `frontend`, `admin`, `app`, `sandbox`,
+//!   `credential`, `config`, `metrics`, `published`, `world`, `backend`, `control`, `frontend`, `admin`, `app`, `sandbox`,
 //!   `cli`.
 //!
 //! # One query
@@ -50,6 +50,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod core;
+pub mod credential;
 pub mod frontend;
 pub mod limits;
 pub mod logging;

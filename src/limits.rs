@@ -67,8 +67,48 @@ pub const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the cancel request may take for what a vanished client has left running.
 pub const ABANDONED_CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// SCRAM verifiers derived at once, each on a blocking thread; one takes a few milliseconds of CPU.
-pub const SCRAM_DERIVATIONS: usize = 2;
+/// Most threads that derive keys from passwords, of one kind (for clients, and for nodes).
+pub const HASHING_THREADS: usize = 4;
+
+/// How much those threads stand back behind others: from 0 (not at all) to 19 (`setpriority(2)`).
+/// At 10 a thread that relays gets about nine times their share of a core that both want.
+pub const HASHING_NICENESS: i32 = 10;
+
+/// Passwords that may wait to be hashed: with 3 ms each, what one thread does in the default
+/// `limits.startup_timeout`.
+pub const HASHES_WAITING: usize = 4096;
+
+/// Most iterations of SCRAM that are computed here, about a second of one core. Others are refused;
+/// they come from a node or a verifier, and nobody recommends a tenth of it.
+pub const SCRAM_ITERATIONS_DERIVED: u32 = 5_000_000;
+
+/// Roles found by `auth.query` that are remembered, and names that it did not find.
+pub const ROLES_REMEMBERED: usize = 10_000;
+
+/// How long a role is remembered with which nobody has logged in since it was looked up, or of which
+/// nothing was found: so that guessing names costs few queries, and a new role is found soon.
+pub const UNPROVED_ROLE_LIFE: Duration = Duration::from_secs(2);
+
+/// How often remembered roles are looked through for old ones.
+pub const ROLES_SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Names of one cluster that may wait to be looked up.
+pub const ROLE_LOOKUPS_WAITING: usize = 1024;
+
+/// Names of one cluster that are being looked up at once, over one connection.
+pub const ROLE_LOOKUPS: usize = 16;
+
+/// How long looking up a role may take, connecting included.
+pub const ROLE_LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long one connection for looking up roles may take to be opened, or one query to be answered.
+pub const ROLE_LOOKUP_STEP: Duration = Duration::from_secs(3);
+
+/// After a failed connection, how long lookups fail without another attempt.
+pub const ROLE_LOOKUP_PAUSE: Duration = Duration::from_millis(250);
+
+/// After how long an unused connection for looking up roles is closed.
+pub const ROLE_LOOKUP_IDLE: Duration = Duration::from_secs(60);
 
 /// How long a refused client is given to read why, before its socket is closed.
 pub const REFUSAL_TIME: Duration = Duration::from_millis(500);
@@ -124,9 +164,6 @@ pub const BACKEND_STARTUP_MESSAGES: usize = 512;
 
 /// Shortest and longest cancel key, in bytes (`BackendKeyData`, manual, "Message Formats").
 pub const CANCEL_KEY_BYTES: RangeInclusive<usize> = 4..=256;
-
-/// SCRAM key derivations towards nodes at once, each 2 to 5 ms of one core at 4096 iterations.
-pub const KEY_DERIVATIONS: usize = 2;
 
 /// Prepared statements kept on one server connection; PgBouncer's `max_prepared_statements` is 200,
 /// and an idle plan takes tens of KiB on the node.

@@ -4,6 +4,7 @@
 //! samples through [`FreshnessDemand`] and reports DDL through [`DatabaseCatalog::invalidate`].
 
 mod database_catalog;
+mod role_lookups;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +18,7 @@ use crate::limits::{CATALOGS_PER_CLUSTER, FIRST_MEASUREMENT};
 use crate::published::Published;
 
 pub use database_catalog::{DatabaseCatalog, DdlMark};
+pub use role_lookups::{RoleLookups, RoleQuestion, Unanswered};
 
 /// What is known of one cluster at this moment.
 #[derive(Debug)]
@@ -27,6 +29,8 @@ pub struct ClusterWorld {
     pub demand: FreshnessDemand,
     /// Catalog knowledge by database.
     pub catalogs: CatalogDirectory,
+    /// What logins ask about roles.
+    pub roles: RoleLookups,
 }
 
 impl ClusterWorld {
@@ -36,6 +40,7 @@ impl ClusterWorld {
             routing: Published::new(snapshot),
             demand: FreshnessDemand::new(now),
             catalogs: CatalogDirectory::default(),
+            roles: RoleLookups::default(),
         }
     }
 

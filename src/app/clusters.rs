@@ -11,7 +11,9 @@ use crate::config::{ClusterConfig, Config};
 use crate::control::catalog::keep_current;
 use crate::control::monitor::watch_cluster;
 use crate::control::publisher::initial_snapshot;
+use crate::control::roles::answer_lookups;
 use crate::core::snapshot::{Incarnation, NodeId, NodeRole, RoutingSnapshot};
+use crate::credential::hashing::Hashing;
 use crate::frontend::cluster::{ClusterMemory, ServedCluster};
 use crate::frontend::session::ServedClusters;
 use crate::frontend::statements::StatementNumbers;
@@ -25,6 +27,8 @@ pub(super) struct RunningClusters {
     metrics: Arc<Metrics>,
     /// Of all clusters that ever were.
     statement_numbers: StatementNumbers,
+    /// Derives keys for the nodes.
+    hashing: Hashing,
     served: Arc<Published<ServedClusters>>,
     shown: Arc<Published<Vec<AdminCluster>>>,
     running: Vec<RunningCluster>,
@@ -38,10 +42,11 @@ struct RunningCluster {
 }
 
 impl RunningClusters {
-    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(metrics: Arc<Metrics>, hashing: Hashing) -> Self {
         Self {
             metrics,
             statement_numbers: StatementNumbers::default(),
+            hashing,
             served: Arc::new(Published::new(Vec::new())),
             shown: Arc::new(Published::new(Vec::new())),
             running: Vec::new(),
@@ -108,7 +113,8 @@ impl RunningClusters {
         let mut tasks = JoinSet::new();
         let (config, world) = (Arc::clone(&cluster.config), Arc::clone(&cluster.world));
         tasks.spawn(watch_cluster(Arc::clone(&config), Arc::clone(&world)));
-        tasks.spawn(keep_current(config, world));
+        tasks.spawn(keep_current(Arc::clone(&config), Arc::clone(&world)));
+        tasks.spawn(answer_lookups(config, world));
         tasks.spawn(close_changed(Arc::clone(&cluster)));
         RunningCluster {
             cluster,
@@ -123,7 +129,11 @@ impl RunningClusters {
         ServedCluster {
             config: Arc::clone(config),
             world: Arc::new(ClusterWorld::new(initial_snapshot(config), Instant::now())),
-            pools: Arc::new(Pools::new(Arc::clone(config), observer)),
+            pools: Arc::new(Pools::new(
+                Arc::clone(config),
+                observer,
+                self.hashing.clone(),
+            )),
             metrics,
             shared: Arc::new(ClusterMemory::new(nodes, self.statement_numbers.clone())),
         }

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 
 use crate::admin::{self, AdminState};
 use crate::config::{self, Config, ListenAddress, ProcessEnvironment};
+use crate::credential::hashing::Hashing;
 use crate::frontend::auth::Authenticator;
 use crate::frontend::cancel_keys::CancelKeys;
 use crate::frontend::listener::{Listener, Seats};
@@ -78,12 +79,13 @@ struct App {
 impl App {
     fn start(config: Config, path: PathBuf) -> Result<Self, Error> {
         let metrics = Metrics::new();
-        let clusters = RunningClusters::new(Arc::clone(&metrics));
+        let hashing = || Hashing::start().map_err(Error::Thread);
+        let clusters = RunningClusters::new(Arc::clone(&metrics), hashing()?);
         let seats = Seats::new(config.limits.max_clients);
         let (shutdown, stops) = watch::channel(false);
         let workers = config.workers;
         let running = Arc::new(Published::new(Running {
-            authenticator: Arc::new(Authenticator::new(&config)),
+            authenticator: Arc::new(Authenticator::new(&config, hashing()?)),
             config: Arc::new(config),
         }));
         let keys = Arc::new(CancelKeys::new(running.load().config.limits.max_clients));

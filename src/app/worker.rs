@@ -115,9 +115,11 @@ async fn serve_client(incoming: Incoming, worker: Arc<Worker>, context: Context)
     let timeout = running.config.limits.startup_timeout;
     let deadline = incoming.accepted_at + timeout;
     let admission = incoming.seat.admission();
+    let clusters = context.clusters.load_full();
     let terms = Terms {
         config: &running.config,
         authenticator: &running.authenticator,
+        clusters: &clusters,
         admission,
         tls_slots: &context.tls_slots,
         deadline,
@@ -125,7 +127,7 @@ async fn serve_client(incoming: Incoming, worker: Arc<Worker>, context: Context)
     match Box::pin(receive(Socket::from(stream), terms)).await {
         Ok(Outcome::Session(client)) => {
             let opened = open(client, worker, &context, &running.config);
-            drop(running);
+            drop((running, clusters));
             let Some(opened) = opened else { return };
             context.metrics.clients().inc();
             let _counted = Counted(Arc::clone(&context.metrics));

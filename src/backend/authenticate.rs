@@ -4,18 +4,16 @@
 //! bounded in length; passwords and proofs never reach an error or a log.
 
 use std::fmt;
-use std::sync::Arc;
 
-use postgres_protocol::authentication::md5_hash;
-use postgres_protocol::authentication::sasl::{
-    ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
-};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
-use tokio::sync::Semaphore;
 
 use crate::backend::error::{AuthenticationRequest, ConnectError, ServerError};
+use crate::backend::login::{NodeLogin, Proof};
+use crate::backend::scram::{Begun, Binding};
 use crate::config::Secret;
-use crate::limits::{AUTH_MESSAGE_BYTES, KEY_DERIVATIONS};
+use crate::credential::Md5Hash;
+use crate::credential::hashing::Hashing;
+use crate::limits::AUTH_MESSAGE_BYTES;
 use crate::protocol::message::{Reader, write_message, write_string};
 use crate::wire::{Message, read_message};
 
@@ -27,48 +25,12 @@ const SASL: i32 = 10;
 const SASL_CONTINUE: i32 = 11;
 const SASL_FINAL: i32 = 12;
 
-/// Lets few SCRAM key derivations run at once, off the threads that relay.
-#[derive(Debug, Clone)]
-pub struct KeyDerivation {
-    permits: Arc<Semaphore>,
-}
-
-impl Default for KeyDerivation {
-    fn default() -> Self {
-        Self {
-            permits: Arc::new(Semaphore::new(KEY_DERIVATIONS)),
-        }
-    }
-}
-
-impl KeyDerivation {
-    /// Computes the answer to the node's first SCRAM message.
-    ///
-    /// # Cancel safety
-    /// A derivation that has begun runs to its end and keeps its permit until then.
-    async fn answer(
-        &self,
-        mut scram: ScramSha256,
-        challenge: Vec<u8>,
-    ) -> Result<ScramSha256, ConnectError> {
-        let permit = Arc::clone(&self.permits).acquire_owned().await;
-        let derived = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            scram.update(&challenge).map(|()| scram)
-        });
-        derived
-            .await
-            .map_err(|lost| ConnectError::Scram(lost.into()))?
-            .map_err(ConnectError::Scram)
-    }
-}
-
 /// Who logs in, and with what.
 #[derive(Clone)]
 pub(crate) struct Login<'a> {
     pub(crate) user: &'a str,
-    pub(crate) password: &'a Secret,
-    pub(crate) derivation: &'a KeyDerivation,
+    pub(crate) with: &'a NodeLogin,
+    pub(crate) hashing: &'a Hashing,
     pub(crate) channel: Channel,
 }
 
@@ -102,12 +64,19 @@ where
     let mut reader = Reader::new(&request.body);
     match reader.int32()? {
         OK => return Ok(()),
-        CLEARTEXT => send_password(stream, password(login)?.as_bytes()).await?,
+        CLEARTEXT => {
+            let password = password(login)?;
+            send_password(stream, password.expose().as_bytes()).await?;
+        }
         MD5 => {
             let salt = *reader.rest().first_chunk::<4>().ok_or(MALFORMED)?;
-            let password = password(login)?.as_bytes();
-            let hash = md5_hash(login.user.as_bytes(), password, salt);
-            send_password(stream, hash.as_bytes()).await?;
+            let hash = match login.with.proof() {
+                Proof::Md5(hash) => hash,
+                Proof::Nothing | Proof::Password(_) | Proof::Keys(_) => {
+                    Md5Hash::of(login.user, password(login)?.expose().as_bytes())
+                }
+            };
+            send_password(stream, hash.answer(salt).as_bytes()).await?;
         }
         SASL => scram(stream, login, reader).await?,
         other => return Err(unsupported(other)),
@@ -125,10 +94,11 @@ fn unsupported(code: i32) -> ConnectError {
     ConnectError::UnsupportedAuthentication(AuthenticationRequest(code))
 }
 
-fn password<'a>(login: &Login<'a>) -> Result<&'a str, ConnectError> {
-    match login.password.expose() {
-        "" => Err(ConnectError::NoPassword),
-        password => Ok(password),
+fn password(login: &Login<'_>) -> Result<Secret, ConnectError> {
+    match login.with.proof() {
+        Proof::Password(password) if !password.expose().is_empty() => Ok(password),
+        Proof::Keys(_) | Proof::Md5(_) => Err(ConnectError::KeysUseless),
+        Proof::Password(_) | Proof::Nothing => Err(ConnectError::NoPassword),
     }
 }
 
@@ -142,29 +112,38 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (mechanism, binding) = choose(offered, &login.channel)?;
-    let password = password(login)?.as_bytes();
-    let scram = ScramSha256::new(password, binding);
-    let first = scram.message();
+    match login.with.proof() {
+        Proof::Keys(_) => {}
+        Proof::Nothing | Proof::Password(_) | Proof::Md5(_) => drop(password(login)?),
+    }
+    let begun = Begun::new(binding);
+    let first = begun.message();
     let length = i32::try_from(first.len()).map_err(|_| MALFORMED)?;
     send(stream, |body| {
         write_string(body, mechanism.as_bytes());
         body.extend_from_slice(&length.to_be_bytes());
-        body.extend_from_slice(first);
+        body.extend_from_slice(first.as_bytes());
     })
     .await?;
     let challenge = sasl_data(stream, SASL_CONTINUE).await?;
-    let mut scram = login.derivation.answer(scram, challenge).await?;
-    send(stream, |body| body.extend_from_slice(scram.message())).await?;
+    let challenged = begun.challenged(&challenge).map_err(ConnectError::Scram)?;
+    let derivation = challenged.derivation.clone();
+    let keys = login.with.keys(derivation, login.hashing).await?;
+    let (last, answered) = challenged.answer(&keys);
+    send(stream, |body| body.extend_from_slice(last.as_bytes())).await?;
     let outcome = sasl_data(stream, SASL_FINAL).await?;
-    scram.finish(&outcome).map_err(ConnectError::Scram)
+    answered.finish(&outcome).map_err(ConnectError::Scram)
 }
+
+const SCRAM_SHA_256: &str = "SCRAM-SHA-256";
+const SCRAM_SHA_256_PLUS: &str = "SCRAM-SHA-256-PLUS";
 
 /// The mechanism that is used, and what it is bound to. Whoever could have been bound and was not
 /// offered it says so, which a node that did offer it takes for an attack (RFC 5802, section 6).
 fn choose(
     mut offered: Reader<'_>,
     channel: &Channel,
-) -> Result<(&'static str, ChannelBinding), ConnectError> {
+) -> Result<(&'static str, Binding), ConnectError> {
     let (mut plain, mut plus) = (false, false);
     loop {
         match offered.string()? {
@@ -177,12 +156,11 @@ fn choose(
     }
     match channel {
         Channel::Encrypted(Some(end_point)) if plus => {
-            let binding = ChannelBinding::tls_server_end_point(end_point.clone());
-            Ok((SCRAM_SHA_256_PLUS, binding))
+            Ok((SCRAM_SHA_256_PLUS, Binding::EndPoint(end_point.clone())))
         }
-        Channel::Encrypted(Some(_)) if plain => Ok((SCRAM_SHA_256, ChannelBinding::unrequested())),
+        Channel::Encrypted(Some(_)) if plain => Ok((SCRAM_SHA_256, Binding::NotOffered)),
         Channel::Encrypted(None) | Channel::Plain if plain => {
-            Ok((SCRAM_SHA_256, ChannelBinding::unsupported()))
+            Ok((SCRAM_SHA_256, Binding::Impossible))
         }
         Channel::Encrypted(_) | Channel::Plain => Err(unsupported(SASL)),
     }

@@ -8,16 +8,18 @@ use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::time::timeout_at;
 
-use crate::backend::authenticate::{Channel, KeyDerivation, Login, authenticate};
+use crate::backend::authenticate::{Channel, Login, authenticate};
 use crate::backend::connection::{
     BackendConnection, ConnectionId, ReportedParameters, WorkerId, parameter_status,
 };
 use crate::backend::error::{ConnectError, ServerError};
 use crate::backend::home::Anchor;
+use crate::backend::login::NodeLogin;
 use crate::backend::startup::{StartupParameters, startup_packet};
 use crate::backend::state::{AppliedSettings, PreparedNames};
-use crate::config::{NodeConfig, Secret, ServerTls};
+use crate::config::{NodeConfig, ServerTls};
 use crate::core::snapshot::NodeId;
+use crate::credential::hashing::Hashing;
 use crate::limits::{BACKEND_STARTUP_MESSAGES, CANCEL_KEY_BYTES, STARTUP_REPLY_BYTES};
 use crate::protocol::message::Reader;
 use crate::tls::certificate::end_point;
@@ -39,8 +41,8 @@ pub struct Target<'a> {
     pub database: &'a str,
     /// The role.
     pub user: &'a str,
-    /// The role's password; empty for none.
-    pub password: &'a Secret,
+    /// What the role logs in with.
+    pub login: &'a NodeLogin,
     /// What else the startup packet says.
     pub startup: &'a Arc<StartupParameters>,
 }
@@ -55,11 +57,11 @@ pub struct Target<'a> {
 /// When the future is dropped the socket is closed.
 pub async fn connect(
     target: Target<'_>,
-    derivation: &KeyDerivation,
+    hashing: &Hashing,
     (id, worker): (ConnectionId, WorkerId),
     deadline: Instant,
 ) -> Result<BackendConnection, ConnectError> {
-    let opening = log_in(target, derivation, deadline);
+    let opening = log_in(target, hashing, deadline);
     let (opened, greeting) = timeout_at(deadline.into(), opening)
         .await
         .unwrap_or(Err(ConnectError::Timeout))?;
@@ -88,7 +90,7 @@ pub async fn connect(
 
 async fn log_in(
     target: Target<'_>,
-    derivation: &KeyDerivation,
+    hashing: &Hashing,
     deadline: Instant,
 ) -> Result<(Opened, Greeting), ConnectError> {
     let packet = startup_packet(target.user, target.database, target.startup)?;
@@ -96,8 +98,8 @@ async fn log_in(
     let certificate = opened.socket.peer_certificate();
     let login = Login {
         user: target.user,
-        password: target.password,
-        derivation,
+        with: target.login,
+        hashing,
         channel: match certificate {
             None => Channel::Plain,
             Some(certificate) => Channel::Encrypted(end_point(certificate)),

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use crate::backend::scram::ScramFault;
+use crate::credential::hashing::HashingError;
 use crate::protocol::frame::InvalidLength;
 use crate::protocol::message::{Malformed, Reader};
 use crate::wire::ReadError;
@@ -39,7 +41,21 @@ pub enum ConnectError {
     NoPassword,
     /// The node's part of the SCRAM exchange is wrong: it may not know the password itself.
     #[error("the node failed its part of the SCRAM exchange")]
-    Scram(#[source] io::Error),
+    Scram(#[source] ScramFault),
+    /// Only a client's keys are there, and the node keeps another verifier than the one they fit.
+    #[error(
+        "the client's keys do not fit the node's verifier: the password was changed, or the role is gone"
+    )]
+    KeysOutdated,
+    /// Only a client's keys are there, and the node asks for something else.
+    #[error("the node does not ask for SCRAM, and the client's keys are of no other use")]
+    KeysUseless,
+    /// The node asks for more iterations than are computed.
+    #[error("the node asks for too many SCRAM iterations")]
+    TooManyIterations,
+    /// The keys could not be derived.
+    #[error("deriving the keys for the node")]
+    Hashing(#[source] HashingError),
     /// The node broke the protocol.
     #[error("the node broke the protocol: {0}")]
     Protocol(&'static str),
@@ -76,10 +92,21 @@ impl ConnectError {
             | Self::UnsupportedAuthentication(_)
             | Self::NoPassword
             | Self::Scram(_)
+            | Self::KeysOutdated
+            | Self::KeysUseless
+            | Self::TooManyIterations
+            | Self::Hashing(_)
             | Self::Protocol(_)
             | Self::Length(_)
             | Self::StartupParameters => None,
         }
+    }
+
+    /// Whether the node does not believe that we are who we say: class 28 of its errors, or another
+    /// verifier than the one that a client's keys fit.
+    pub fn is_disbelief(&self) -> bool {
+        let sqlstate = self.server().map(ServerError::sqlstate);
+        matches!(self, Self::KeysOutdated) || sqlstate.is_some_and(|code| code.starts_with("28"))
     }
 
     /// What the failure says about the node.
@@ -97,7 +124,12 @@ impl ConnectError {
             Self::UnsupportedAuthentication(_)
             | Self::NoPassword
             | Self::Scram(_)
+            | Self::KeysOutdated
+            | Self::KeysUseless
+            | Self::TooManyIterations
             | Self::StartupParameters => ConnectFault::RequestRefused,
+            // Others are being served, and soon this one.
+            Self::Hashing(_) => ConnectFault::NodeSaturated,
         }
     }
 }

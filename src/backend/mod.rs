@@ -15,6 +15,8 @@ pub mod connect;
 pub mod connection;
 pub mod error;
 pub mod home;
+pub mod login;
 pub mod pool;
+pub mod scram;
 pub mod startup;
 pub mod state;

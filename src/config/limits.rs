@@ -18,3 +18,6 @@ pub(in crate::config) const CLUSTERS: usize = 256;
 
 /// The most worker threads; more than any machine of today has cores for.
 pub(in crate::config) const WORKERS: usize = 1024;
+
+/// Longest `auth.query`, in bytes.
+pub(in crate::config) const QUERY_BYTES: usize = 8 * 1024;

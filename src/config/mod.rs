@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::core::policy::{ConsistencyPolicy, RoutingPolicy};
+use crate::credential::scram::Verifier;
 use limits::CONFIG_FILE_BYTES;
 
 pub use environment::{Environment, ProcessEnvironment};
@@ -100,6 +101,10 @@ pub struct Config {
     pub users: HashMap<String, Arc<UserConfig>>,
     /// How clients prove who they are.
     pub auth_method: AuthMethod,
+    /// What becomes of the keys with which clients prove who they are.
+    pub auth_mode: AuthMode,
+    /// How long a looked-up role is remembered after somebody has logged in.
+    pub auth_cache: Duration,
     /// Encryption of client connections.
     pub client_tls: ClientTls,
     /// Bounds on clients.
@@ -119,6 +124,8 @@ pub struct ClusterConfig {
     pub nodes: Vec<NodeConfig>,
     /// How the nodes are measured.
     pub monitor: MonitorConfig,
+    /// How users that the file does not name are found; `None` if they are not.
+    pub role_lookup: Option<RoleLookup>,
     /// How server connections are pooled.
     pub pool: PoolConfig,
     /// Encryption of connections to the nodes.
@@ -213,13 +220,48 @@ pub enum PoolMode {
     Session,
 }
 
+/// How users that the file does not name are found, on the primary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoleLookup {
+    /// The role that asks.
+    pub user: String,
+    /// Its password.
+    pub password: Secret,
+    /// The database it connects to.
+    pub database: String,
+    /// What it asks; `$1` is the name.
+    pub query: String,
+}
+
 /// One entry of `users:`.
 #[derive(Debug, Clone)]
 pub struct UserConfig {
     /// The role name, for the client and for the nodes.
     pub name: String,
-    /// What the client must know, and what pgweir logs in to the nodes with.
-    pub password: Secret,
+    /// What the client must know.
+    pub password: UserPassword,
+    /// What pgweir logs in to the nodes with; `None` if it has nothing, or only the client's keys.
+    pub server_password: Option<Secret>,
+}
+
+/// `users[].password`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UserPassword {
+    /// There is none: nobody is asked for it.
+    None,
+    /// The password itself.
+    Plain(Secret),
+    /// A SCRAM verifier.
+    Verifier(Arc<Verifier>),
+}
+
+/// `auth.mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthMode {
+    /// pgweir logs in to the nodes with the passwords of the file.
+    Stored,
+    /// With the keys of the client, where the file has no password.
+    Passthrough,
 }
 
 /// `auth.method`.

@@ -6,6 +6,7 @@ use super::*;
 use crate::core::policy::{Balance, OnNoReplica, ReadAfterWrite};
 use crate::core::statement::Consistency;
 
+mod authentication;
 mod encryption;
 mod refused;
 
@@ -18,6 +19,7 @@ impl Environment for Fixed {
             "APP_PASSWORD" => "app-secret",
             "REPORT_PASSWORD" => "report-secret",
             "MONITOR_PASSWORD" => "monitor-secret",
+            "LOOKUP_PASSWORD" => "lookup-secret",
             "PORT" => "7001",
             "BAD_PORT" => "seventy",
             _ => return None,
@@ -154,7 +156,8 @@ fn the_full_example_states_the_defaults() {
     expected.routing.max_lag_bytes = 128 << 20;
     assert_eq!(*main.policies, expected);
     assert_eq!(main.monitor.password.expose(), "monitor-secret");
-    assert_eq!(config.users["report"].password.expose(), "report-secret");
+    let plain = UserPassword::Plain(Secret::new("report-secret"));
+    assert_eq!(config.users["report"].password, plain);
 }
 
 #[test]
@@ -253,7 +256,8 @@ log: { format: json, level: trace }
     assert_eq!(main.nodes[0].zone.as_deref(), Some("z"));
     assert_eq!(main.monitor.password.expose(), "x${y}z");
     assert_eq!(main.pool.checkout_timeout, Duration::from_millis(250));
-    assert_eq!(config.users["app"].password.expose(), "");
+    assert_eq!(config.users["app"].password, UserPassword::None);
+    assert_eq!(config.users["app"].server_password, None);
     let guard = main.policies.consistency.read_after_write;
     assert_eq!(guard, ReadAfterWrite::Window(Duration::from_secs(20)));
     assert_eq!(config.limits.max_message_bytes, 1 << 20);

@@ -9,4 +9,5 @@ pub mod limits;
 pub mod monitor;
 pub mod probe;
 pub mod publisher;
+pub mod roles;
 mod topology;

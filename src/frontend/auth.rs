@@ -2,30 +2,38 @@
 //!
 //! Invariants:
 //! * A role that does not exist costs the same messages and the same time as a wrong password, and
-//!   ends in the same error; its salt is the same at every attempt, like a real one's.
-//! * A login never derives a key from a password: each role's SCRAM verifier is derived once.
+//!   ends in the same error; its salt is the same at every attempt, like a real one's. That holds for
+//!   names that are looked up on the database too; a name that the configuration has is found sooner.
+//! * What takes milliseconds runs on the threads of [`Hashing`], and each listed role's SCRAM verifier
+//!   is derived once.
 //! * Every message body is read with checked reads; passwords and keys are never printed.
 //!
 //! Must not decide which database a role may use.
 //!
 //! Messages: manual, "Message Flow" / "Start-up" and "SASL Authentication".
 
+mod claim;
+mod lookups;
+mod roles;
 mod scram;
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use pgwire::api::auth::md5pass::hash_md5_password;
 use pgwire::api::auth::sasl::scram::ScramServerAuth;
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::time::Instant;
 
 use super::error::ProxyError;
-use crate::config::{AuthMethod, Config, UserConfig};
-use crate::limits::SCRAM_DERIVATIONS;
+use crate::config::{AuthMethod, Config, RoleLookup, UserPassword};
+use crate::credential::hashing::Hashing;
 use crate::protocol::message::{Malformed, Reader, write_message};
 
-use scram::{ScramChallenge, Verifier};
+use claim::{Candidate, Claim, PasswordCheck, Rules, Secrets, Standing};
+use lookups::FoundRoles;
+pub use lookups::RoleSource;
+use roles::Role;
+pub use roles::SessionUser;
+use scram::ScramChallenge;
 
 /// Codes of `AuthenticationRequest` (manual, "Message Formats").
 mod code {
@@ -53,11 +61,26 @@ pub struct Channel<'a> {
     pub certificate: Option<Option<String>>,
 }
 
+/// Who asks to be let in.
+#[derive(Debug)]
+pub struct Applicant<'a> {
+    /// Who it says it is.
+    pub user: &'a str,
+    /// What the connection says of it.
+    pub channel: &'a Channel<'a>,
+    /// Where its role is found if the configuration does not have it.
+    pub source: Option<RoleSource>,
+    /// When it must have proved itself.
+    pub deadline: Instant,
+}
+
 /// Who may log in and how; built from one configuration.
 pub struct Authenticator {
     method: AuthMethod,
     roles: HashMap<String, Arc<Role>>,
-    secrets: Arc<Secrets>,
+    rules: Arc<Rules>,
+    /// How the roles were looked up, by cluster.
+    asked: Vec<(Arc<str>, Option<RoleLookup>)>,
 }
 
 impl std::fmt::Debug for Authenticator {
@@ -69,83 +92,105 @@ impl std::fmt::Debug for Authenticator {
     }
 }
 
-/// What one process keeps through all its configurations.
-struct Secrets {
-    /// Makes salts from names: secret, so that an outsider cannot compute them.
-    salts: [RandomState; 2],
-    /// Stands in for the verifier of a role that does not exist; nobody can prove to know it.
-    mock: Verifier,
-    derivations: Semaphore,
-}
-
-struct Role {
-    user: Arc<UserConfig>,
-    verifier: OnceCell<Arc<Verifier>>,
-}
-
 impl Authenticator {
-    /// Reads roles and method from `config`; derives nothing yet.
-    pub fn new(config: &Config) -> Self {
-        let secrets = Arc::new(Secrets {
-            salts: [RandomState::new(), RandomState::new()],
-            mock: Verifier::mock(),
-            derivations: Semaphore::new(SCRAM_DERIVATIONS),
-        });
-        Self::build(config, secrets, &HashMap::new())
+    /// Reads roles and method from `config`; derives nothing yet. `hashing` is for logins alone.
+    pub fn new(config: &Config, hashing: Hashing) -> Self {
+        let secrets = Arc::new(Secrets::new(hashing));
+        let found = Arc::new(FoundRoles::new(config.auth_cache));
+        Self::build(config, (secrets, found), &HashMap::new())
     }
 
-    /// The same for a new configuration: verifiers of roles whose password is unchanged stay.
+    /// The same for a new configuration: verifiers of roles whose password is unchanged stay, and so
+    /// do roles that were looked up in the same way.
     #[must_use]
     pub fn reloaded(&self, config: &Config) -> Self {
-        Self::build(config, Arc::clone(&self.secrets), &self.roles)
+        let same = self.asked == asked(config) && self.rules.found.life() == config.auth_cache;
+        let found = if same {
+            Arc::clone(&self.rules.found)
+        } else {
+            Arc::new(FoundRoles::new(config.auth_cache))
+        };
+        let secrets = Arc::clone(&self.rules.secrets);
+        Self::build(config, (secrets, found), &self.roles)
     }
 
-    fn build(config: &Config, secrets: Arc<Secrets>, old: &HashMap<String, Arc<Role>>) -> Self {
-        let role = |(name, user): (&String, &Arc<UserConfig>)| {
-            let verifier = old
-                .get(name)
-                .filter(|role| role.user.password == user.password)
-                .map_or_else(OnceCell::new, |role| role.verifier.clone());
-            let user = Arc::clone(user);
-            (name.clone(), Arc::new(Role { user, verifier }))
-        };
+    fn build(
+        config: &Config,
+        (secrets, found): (Arc<Secrets>, Arc<FoundRoles>),
+        old: &HashMap<String, Arc<Role>>,
+    ) -> Self {
+        let asked = asked(config);
+        let mut passwords = PasswordCheck::Compared;
+        if asked.iter().any(|(_, lookup)| lookup.is_some()) {
+            passwords = PasswordCheck::Hashed;
+        }
+        for user in config.users.values() {
+            if let UserPassword::Verifier(verifier) = &user.password {
+                secrets.note_verifier(verifier);
+                passwords = PasswordCheck::Hashed;
+            }
+        }
+        let users = config.users.iter();
+        let roles = users.map(|(name, user)| {
+            let role = Role::listed(user, config.auth_mode, old.get(name));
+            (name.clone(), role)
+        });
         Self {
             method: config.auth_method,
-            roles: config.users.iter().map(role).collect(),
-            secrets,
+            roles: roles.collect(),
+            rules: Arc::new(Rules {
+                secrets,
+                found,
+                passwords,
+            }),
+            asked,
         }
     }
 
     /// Derives every verifier that is missing, so that no later login waits for one and the first
-    /// login of a role takes no longer than a wrong guess. Runs for a few milliseconds of one
-    /// blocking thread a role; may be dropped at any time.
+    /// login of a role takes no longer than a wrong guess. Takes a few milliseconds a role; may be
+    /// dropped at any time.
     pub async fn warm(&self) {
-        if self.method != AuthMethod::ScramSha256 {
+        let needed = match (self.method, self.rules.passwords) {
+            (AuthMethod::ScramSha256, _) | (AuthMethod::Password, PasswordCheck::Hashed) => true,
+            (AuthMethod::Password, PasswordCheck::Compared)
+            | (AuthMethod::Md5 | AuthMethod::Certificate | AuthMethod::Trust, _) => false,
+        };
+        if !needed {
             return;
         }
         for role in self.roles.values() {
-            if let Err(error) = self.secrets.verifier(role).await {
+            if let Err(error) = self.rules.secrets.verifier(role).await {
                 tracing::error!(%error, "could not derive a scram verifier");
                 return;
             }
         }
     }
 
-    /// Begins the exchange with a client that says it is `user`.
+    /// Begins the exchange with a client.
     ///
     /// # Errors
     /// [`ProxyError::UnknownRole`] where nobody is asked for anything, and a certificate that is
     /// missing or another role's.
-    pub fn begin(&self, user: &str, channel: &Channel<'_>) -> Result<Progress, ProxyError> {
+    pub fn begin(&self, applicant: Applicant<'_>) -> Result<Progress, ProxyError> {
+        let Applicant { user, channel, .. } = applicant;
+        let listed = self.roles.get(user).map(Arc::clone);
         let claim = Claim {
             user: user.to_owned(),
-            role: self.roles.get(user).map(Arc::clone),
-            secrets: Arc::clone(&self.secrets),
+            standing: match (listed, applicant.source) {
+                (Some(role), _) => Standing::Listed(role),
+                (None, Some(source)) => Standing::ToBeFound(source),
+                (None, None) => Standing::Nobody,
+            },
+            deadline: applicant.deadline,
+            rules: Arc::clone(&self.rules),
         };
         match self.method {
-            AuthMethod::Trust => match claim.role {
-                Some(role) => Ok(Progress::proved(&role, Vec::new())),
-                None => Err(ProxyError::UnknownRole { user: claim.user }),
+            AuthMethod::Trust => match claim.standing {
+                Standing::Listed(role) => Ok(Progress::proved(&role, Vec::new())),
+                Standing::ToBeFound(_) | Standing::Nobody => {
+                    Err(ProxyError::UnknownRole { user: claim.user })
+                }
             },
             AuthMethod::Password => Ok(Progress::Ask {
                 request: request(code::CLEARTEXT, b""),
@@ -167,59 +212,12 @@ impl Authenticator {
     }
 }
 
-impl Secrets {
-    /// The salt of `user`'s verifier; the same for all its logins in this process.
-    fn salt(&self, user: &str) -> Vec<u8> {
-        self.salts
-            .iter()
-            .flat_map(|state| state.hash_one(user).to_be_bytes())
-            .collect()
-    }
-
-    async fn verifier(&self, role: &Role) -> Result<Arc<Verifier>, ProxyError> {
-        let derive = || async {
-            // Never closed; a failure would be our own fault.
-            let permit = self.derivations.acquire().await;
-            let _permit = permit.map_err(|_| ProxyError::Internal)?;
-            let salt = self.salt(&role.user.name);
-            let user = Arc::clone(&role.user);
-            tokio::task::spawn_blocking(move || Verifier::derive(&user.password, &salt))
-                .await
-                .ok()
-                .flatten()
-                .map(Arc::new)
-                .ok_or(ProxyError::Internal)
-        };
-        role.verifier.get_or_try_init(derive).await.map(Arc::clone)
-    }
-}
-
-/// Who the client says it is.
-struct Claim {
-    user: String,
-    role: Option<Arc<Role>>,
-    secrets: Arc<Secrets>,
-}
-
-impl Claim {
-    fn failed(self) -> ProxyError {
-        ProxyError::AuthenticationFailed { user: self.user }
-    }
-
-    /// The password that the client must know; something random for a role that does not exist.
-    fn password(&self) -> &str {
-        let role = self.role.as_ref();
-        role.map_or(self.secrets.mock.text(), |role| role.user.password.expose())
-    }
-
-    /// Ends an exchange: `last` is there when the proof is right, and only a role that exists can
-    /// have proved anything.
-    fn judge(self, last: Option<Vec<u8>>) -> Result<Progress, ProxyError> {
-        match (&self.role, last) {
-            (Some(role), Some(last)) => Ok(Progress::proved(role, last)),
-            (Some(_) | None, _) => Err(self.failed()),
-        }
-    }
+/// How roles are looked up, by cluster.
+fn asked(config: &Config) -> Vec<(Arc<str>, Option<RoleLookup>)> {
+    let clusters = config.clusters.iter();
+    clusters
+        .map(|cluster| (Arc::clone(&cluster.name), cluster.role_lookup.clone()))
+        .collect()
 }
 
 /// Where the exchange stands.
@@ -236,7 +234,7 @@ pub enum Progress {
     /// The client is who it says.
     Proved {
         /// Who.
-        user: Arc<UserConfig>,
+        user: Arc<SessionUser>,
         /// What is still to be sent, up to and with `AuthenticationOk`.
         last: Vec<u8>,
     },
@@ -266,31 +264,46 @@ enum State {
     Md5(Claim, [u8; 4]),
     /// With what may be bound to.
     SaslFirst(Claim, Option<ScramServerAuth>),
-    SaslFinal(Claim, Box<ScramChallenge>),
+    SaslFinal(Claim, Candidate, Box<ScramChallenge>),
 }
 
 impl Exchange {
-    /// Judges the body of a message of type `p`. Waits only when a role's verifier is derived for
-    /// the first time.
+    /// Judges the body of a message of type `p`. Waits when something is hashed or a role is looked
+    /// up.
     ///
     /// # Errors
-    /// [`ProxyError::AuthenticationFailed`], or a protocol violation.
+    /// [`ProxyError::AuthenticationFailed`], a protocol violation, or that it cannot be judged now.
     pub async fn answer(self, body: &[u8]) -> Result<Progress, ProxyError> {
         match self.0 {
             State::Password(claim) => {
-                let proved = same_bytes(password(body)?, claim.password().as_bytes());
-                claim.judge(proved.then(Vec::new))
+                let given = password(body)?;
+                let mut candidate = claim.candidate().await?;
+                let mut proved = claim.is_password(&candidate, given).await?;
+                if !proved && let Some(changed) = claim.changed(&candidate).await? {
+                    candidate = changed;
+                    proved = claim.is_password(&candidate, given).await?;
+                }
+                claim.judge(&candidate, proved.then(Vec::new))
             }
             State::Md5(claim, salt) => {
-                let expected = hash_md5_password(&claim.user, claim.password(), &salt);
-                let proved = same_bytes(password(body)?, expected.as_bytes());
-                claim.judge(proved.then(Vec::new))
+                let answer = (password(body)?, salt);
+                let mut candidate = claim.candidate().await?;
+                let mut proved = claim.is_md5_answer(&candidate, answer);
+                if !proved && let Some(changed) = claim.changed(&candidate).await? {
+                    candidate = changed;
+                    proved = claim.is_md5_answer(&candidate, answer);
+                }
+                claim.judge(&candidate, proved.then(Vec::new))
             }
             State::SaslFirst(claim, binding) => sasl_first(claim, binding, body).await,
-            State::SaslFinal(claim, challenge) => {
-                let server_final = challenge.verify(body)?;
-                let last = server_final.map(|text| request(code::SASL_FINAL, text.as_bytes()));
-                claim.judge(last)
+            State::SaslFinal(claim, candidate, challenge) => {
+                let last = challenge.verify(body)?.map(|(server_final, keys)| {
+                    if let Some(role) = &candidate.role {
+                        role.proved_keys(keys);
+                    }
+                    request(code::SASL_FINAL, server_final.as_bytes())
+                });
+                claim.judge(&candidate, last)
             }
         }
     }
@@ -302,9 +315,13 @@ fn by_certificate(claim: Claim, channel: &Channel<'_>) -> Result<Progress, Proxy
     let Some(name) = &channel.certificate else {
         return Err(ProxyError::CertificateRequired);
     };
-    match claim.role {
-        Some(role) if name.as_ref() == Some(&claim.user) => Ok(Progress::proved(&role, Vec::new())),
-        Some(_) | None => Err(ProxyError::CertificateRefused { user: claim.user }),
+    match claim.standing {
+        Standing::Listed(role) if name.as_ref() == Some(&claim.user) => {
+            Ok(Progress::proved(&role, Vec::new()))
+        }
+        Standing::Listed(_) | Standing::ToBeFound(_) | Standing::Nobody => {
+            Err(ProxyError::CertificateRefused { user: claim.user })
+        }
     }
 }
 
@@ -322,17 +339,15 @@ async fn sasl_first(
     body: &[u8],
 ) -> Result<Progress, ProxyError> {
     let client_first = sasl_initial_response(body, binding.as_ref())?;
-    // The same steps for both: what differs is only whose keys are copied.
-    let salt = claim.secrets.salt(&claim.user);
-    let secret = match &claim.role {
-        Some(role) => claim.secrets.verifier(role).await?.secret(salt),
-        None => claim.secrets.mock.secret(salt),
-    };
-    let (server_first, challenge) =
-        ScramChallenge::new(&binding.unwrap_or_default(), client_first, secret)?;
+    scram::check_client_first(client_first)?;
+    let candidate = claim.candidate().await?;
+    // The same steps for all: what differs is only whose keys are copied.
+    let verifier = claim.verifier(&candidate).await?;
+    let binding = binding.unwrap_or_default();
+    let (server_first, challenge) = ScramChallenge::new(&binding, client_first, verifier)?;
     Ok(Progress::Ask {
         request: request(code::SASL_CONTINUE, server_first.as_bytes()),
-        exchange: Exchange(State::SaslFinal(claim, Box::new(challenge))),
+        exchange: Exchange(State::SaslFinal(claim, candidate, Box::new(challenge))),
     })
 }
 
@@ -384,16 +399,6 @@ fn request(code: i32, payload: &[u8]) -> Vec<u8> {
         body.extend_from_slice(payload);
     });
     out
-}
-
-/// Compares in a time that depends on the length of `given` only.
-pub(super) fn same_bytes(given: &[u8], expected: &[u8]) -> bool {
-    let mut difference = u8::from(given.len() != expected.len());
-    for (at, byte) in given.iter().enumerate() {
-        let other = expected.get(at).copied().unwrap_or(0);
-        difference = std::hint::black_box(difference | (byte ^ other));
-    }
-    difference == 0
 }
 
 #[cfg(test)]

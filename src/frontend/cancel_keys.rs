@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::auth::same_bytes;
 use crate::backend::cancel::CancelTarget;
+use crate::credential::same_bytes;
 use crate::limits::CLIENTS_PER_PROCESS_ID;
 
 /// Process ids that no process has: Linux gives none above `PID_MAX_LIMIT` (`linux/threads.h`), other

@@ -65,6 +65,15 @@ pub enum ProxyError {
         /// The name that the client gave.
         user: String,
     },
+    /// Too many passwords are being hashed, for longer than the client has time: `53300`.
+    #[error("too many logins are being verified at the moment")]
+    TooManyLogins,
+    /// The role is not configured and cannot be looked up: `57P03`.
+    #[error("the proxy cannot look up roles at the moment")]
+    RolesUnavailable,
+    /// No node accepts the keys of the session's client any more: `28P01`.
+    #[error("the server no longer accepts the keys of this session's role")]
+    KeysOutdated,
     /// Not encrypted, and `client_tls.mode` is `require`: `28000`.
     #[error("the proxy accepts encrypted connections only")]
     EncryptionRequired,
@@ -207,12 +216,12 @@ impl ProxyError {
             | Self::EncryptionRequired
             | Self::CertificateRequired
             | Self::CertificateRefused { .. } => "28000",
-            Self::AuthenticationFailed { .. } => "28P01",
+            Self::AuthenticationFailed { .. } | Self::KeysOutdated => "28P01",
             Self::AuthenticationTimeout | Self::QueryCanceled => "57014",
             Self::UnknownDatabase { .. } => "3D000",
-            Self::TooManyClients | Self::CheckoutTimeout => "53300",
+            Self::TooManyClients | Self::CheckoutTimeout | Self::TooManyLogins => "53300",
             Self::LimitExceeded { .. } => "53400",
-            Self::NoNodeAvailable | Self::NoFreshReplica => "57P03",
+            Self::NoNodeAvailable | Self::NoFreshReplica | Self::RolesUnavailable => "57P03",
             Self::ConnectionLost => "08006",
             Self::OutcomeUnknown => "08007",
             Self::TransactionLost => "40001",
@@ -242,6 +251,8 @@ impl ProxyError {
             | Self::AuthenticationTimeout
             | Self::UnknownDatabase { .. }
             | Self::TooManyClients
+            | Self::TooManyLogins
+            | Self::RolesUnavailable
             | Self::LimitExceeded {
                 limit: Limit::Message | Limit::Pipeline,
             }
@@ -251,6 +262,7 @@ impl ProxyError {
             | Self::Internal => Severity::Fatal,
             Self::Unsupported(_)
             | Self::CheckoutTimeout
+            | Self::KeysOutdated
             | Self::LimitExceeded {
                 limit: Limit::PreparedStatements,
             }
@@ -274,6 +286,9 @@ impl ProxyError {
                 Some("All connections of the pool stayed in use for the whole checkout timeout.")
             }
             Self::OutcomeUnknown => Some("The transaction may have been committed."),
+            Self::KeysOutdated => {
+                Some("The password was changed since the session logged in, or the role is gone.")
+            }
             Self::ConnectionLost => Some("The statement has not been committed."),
             Self::ProtocolViolation(_)
             | Self::UnsupportedProtocol { .. }
@@ -287,6 +302,8 @@ impl ProxyError {
             | Self::AuthenticationTimeout
             | Self::UnknownDatabase { .. }
             | Self::TooManyClients
+            | Self::TooManyLogins
+            | Self::RolesUnavailable
             | Self::LimitExceeded { .. }
             | Self::NoNodeAvailable
             | Self::NoFreshReplica
@@ -314,9 +331,12 @@ impl ProxyError {
                 Some("Raise pool.size, or shorten transactions, and retry.".into())
             }
             Self::LimitExceeded { limit } => Some(limit.hint().into()),
-            Self::NoNodeAvailable | Self::NoFreshReplica | Self::ConnectionLost => {
-                Some("Retry in a moment.".into())
-            }
+            Self::NoNodeAvailable
+            | Self::NoFreshReplica
+            | Self::ConnectionLost
+            | Self::TooManyLogins
+            | Self::RolesUnavailable => Some("Retry in a moment.".into()),
+            Self::KeysOutdated => Some("Log in again.".into()),
             Self::OutcomeUnknown => Some("Check whether its effects are there first.".into()),
             Self::TransactionLost => Some("Retry the transaction from its beginning.".into()),
             Self::InvalidSetting { allowed, .. } => {

@@ -22,9 +22,10 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::auth::{Authenticator, Channel, Progress};
+use super::auth::{Applicant, Authenticator, Channel, Progress, RoleSource, SessionUser};
+use super::cluster::ServedCluster;
 use super::error::ProxyError;
-use crate::config::{ClientTls, Config, DatabasePattern, UserConfig};
+use crate::config::{ClientTls, Config, DatabasePattern};
 use crate::protocol::startup::{
     CancelRequest, FirstPacket, Parameter, REPEATED_GSSENC_REQUEST, REPEATED_SSL_REQUEST,
     Replication, StartupMessage, agreed_minor, write_negotiation,
@@ -46,6 +47,8 @@ pub struct Terms<'a> {
     pub config: &'a Config,
     /// Roles and method; of the same configuration.
     pub authenticator: &'a Authenticator,
+    /// Where roles are looked up that it does not have.
+    pub clusters: &'a [Arc<ServedCluster>],
     /// Whether there is room for it.
     pub admission: Admission,
     /// Permits for TLS handshakes.
@@ -107,7 +110,7 @@ pub struct Authenticated<S> {
     /// Nothing after the handshake's last message has been read from it.
     pub stream: S,
     /// The role.
-    pub user: Arc<UserConfig>,
+    pub user: Arc<SessionUser>,
     /// The database, as the client wrote it; served by `cluster`.
     pub database: String,
     /// Index into `Config::clusters`.
@@ -151,6 +154,19 @@ fn cluster_of(config: &Config, startup: &StartupMessage) -> Option<usize> {
     }
 }
 
+/// Where the client's role is looked up; `None` if it is not, or no cluster serves the client.
+fn role_source(terms: &Terms<'_>, startup: &StartupMessage) -> Option<RoleSource> {
+    let at = cluster_of(terms.config, startup)?;
+    let config = terms.config.clusters.get(at)?;
+    config.role_lookup.as_ref()?;
+    let mut clusters = terms.clusters.iter();
+    let served = clusters.find(|served| served.config.name == config.name)?;
+    Some(RoleSource {
+        cluster: Arc::clone(&config.name),
+        world: Arc::clone(&served.world),
+    })
+}
+
 /// Runs the whole handshake on `stream`.
 ///
 /// # Errors
@@ -169,9 +185,7 @@ where
         Negotiation::Cancel { request, stream } => Ok(Outcome::Cancel { request, stream }),
         Negotiation::Session(negotiated) => {
             let started = negotiated.start(&terms).await?;
-            let authenticated = started
-                .authenticate(terms.config, terms.authenticator)
-                .await?;
+            let authenticated = started.authenticate(&terms).await?;
             Ok(Outcome::Session(authenticated))
         }
     }
@@ -385,12 +399,8 @@ impl<S: ClientSocket> Negotiated<S> {
 impl<S: ClientSocket> Started<S> {
     /// Asks for proof, finds the cluster, and sends `AuthenticationOk`. Which databases there are
     /// is told only to those who have proved who they are.
-    async fn authenticate(
-        mut self,
-        config: &Config,
-        authenticator: &Authenticator,
-    ) -> Result<Authenticated<S>, HandshakeError> {
-        match self.prove(config, authenticator).await {
+    async fn authenticate(mut self, terms: &Terms<'_>) -> Result<Authenticated<S>, HandshakeError> {
+        match self.prove(terms).await {
             Ok((user, cluster)) => Ok(Authenticated {
                 stream: self.conduit.into_stream(),
                 user,
@@ -420,11 +430,16 @@ impl<S: ClientSocket> Started<S> {
 
     async fn prove(
         &mut self,
-        config: &Config,
-        authenticator: &Authenticator,
-    ) -> Result<(Arc<UserConfig>, usize), HandshakeError> {
+        terms: &Terms<'_>,
+    ) -> Result<(Arc<SessionUser>, usize), HandshakeError> {
+        let config = terms.config;
         let channel = self.channel(&config.client_tls);
-        let mut progress = authenticator.begin(&self.startup.user, &channel)?;
+        let mut progress = terms.authenticator.begin(Applicant {
+            user: &self.startup.user,
+            channel: &channel,
+            source: role_source(terms, &self.startup),
+            deadline: terms.deadline,
+        })?;
         loop {
             match progress {
                 Progress::Ask { request, exchange } => {

@@ -25,6 +25,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 use tokio::time::timeout_at;
 
+use super::auth::SessionUser;
 use super::cancel_keys::Registration;
 use super::cluster::ServedCluster;
 use super::error::ProxyError;
@@ -33,7 +34,6 @@ use crate::backend::connection::{BackendConnection, WorkerId};
 use crate::backend::error::{ConnectError, ConnectFault};
 use crate::backend::pool::PoolKey;
 use crate::backend::startup::StartupParameters;
-use crate::config::UserConfig;
 use crate::core::snapshot::NodeId;
 use crate::core::statement::PinReason;
 use crate::limits::FAREWELL_TIMEOUT;
@@ -57,7 +57,7 @@ pub struct ReplicationClient {
     /// The cluster that serves it.
     pub cluster: Arc<ServedCluster>,
     /// Its role.
-    pub user: Arc<UserConfig>,
+    pub user: Arc<SessionUser>,
     /// The database it named.
     pub database: Arc<str>,
     /// What its server connection is opened with, the wanted protocol included.
@@ -143,7 +143,7 @@ impl ReplicationClient {
             startup: Arc::clone(&self.startup),
         };
         let pools = &self.cluster.pools;
-        let opened = pools.open_apart(&key, &self.user.password, self.worker);
+        let opened = pools.open_apart(&key, &self.user.login, self.worker);
         opened.await.map_err(|error| {
             if let ConnectError::Server(error) = &error {
                 return End::Refused(error.body().into());

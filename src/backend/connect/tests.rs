@@ -5,6 +5,7 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::backend::error::ConnectFault;
+use crate::config::Secret;
 use crate::protocol::message::write_message;
 
 /// What a handshake with a node that follows `script` comes to.
@@ -13,11 +14,12 @@ where
     F: Future<Output = DuplexStream>,
 {
     let (mut ours, theirs) = duplex(1 << 20);
-    let (password, derivation) = (Secret::new(password), KeyDerivation::default());
+    let with = NodeLogin::with_password(Secret::new(password));
+    let hashing = Hashing::start().unwrap();
     let login = Login {
         user: "app",
-        password: &password,
-        derivation: &derivation,
+        with: &with,
+        hashing: &hashing,
         channel: Channel::Plain,
     };
     let packet = startup_packet("app", "db", &StartupParameters::default()).unwrap();
@@ -239,12 +241,12 @@ async fn open(port: u16, within: Duration) -> ConnectError {
         tls: &ServerTls::Disable,
         database: "db",
         user: "app",
-        password: &Secret::new("secret"),
+        login: &NodeLogin::with_password(Secret::new("secret")),
         startup: &Arc::default(),
     };
     let name = (ConnectionId(1), WorkerId(0));
     let deadline = Instant::now() + within;
-    connect(target, &KeyDerivation::default(), name, deadline)
+    connect(target, &Hashing::start().unwrap(), name, deadline)
         .await
         .unwrap_err()
 }

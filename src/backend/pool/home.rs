@@ -16,8 +16,8 @@ use super::queue::Pool;
 use super::state::{Claim, Turn};
 use crate::backend::connection::WorkerId;
 use crate::backend::home::Home;
+use crate::backend::login::NodeLogin;
 use crate::backend::startup::StartupParameters;
-use crate::config::Secret;
 
 impl Pool {
     /// A home for one more session: a connection that is nobody's, else a new one if there is room,
@@ -28,7 +28,7 @@ impl Pool {
     pub(super) async fn home(
         self: &Arc<Self>,
         startup: &Arc<StartupParameters>,
-        password: &Secret,
+        login: &NodeLogin,
         worker: WorkerId,
         deadline: Instant,
     ) -> Option<Home> {
@@ -41,7 +41,7 @@ impl Pool {
                     let Turn::Open(place) = self.turn(offer) else {
                         return None;
                     };
-                    let opening = self.open(place, startup, password, worker);
+                    let opening = self.open(place, startup, login, worker);
                     let Ok(Ok(opened)) = timeout_at(deadline.into(), opening).await else {
                         return self.lock().share(startup, worker);
                     };

@@ -8,8 +8,8 @@ use std::time::Instant;
 use super::queue::Pool;
 use super::{CheckoutError, Preference};
 use crate::backend::connection::{BackendConnection, WorkerId};
+use crate::backend::login::NodeLogin;
 use crate::backend::startup::StartupParameters;
-use crate::config::Secret;
 
 /// One pool, for a session that comes back to it: saves looking it up by its names.
 #[derive(Debug, Clone)]
@@ -26,11 +26,11 @@ impl PoolHandle {
     pub async fn checkout(
         &self,
         startup: &Arc<StartupParameters>,
-        password: &Secret,
+        login: &NodeLogin,
         preference: Preference,
         now: Instant,
     ) -> Result<Lease, CheckoutError> {
-        self.0.checkout(startup, password, preference, now).await
+        self.0.checkout(startup, login, preference, now).await
     }
 }
 

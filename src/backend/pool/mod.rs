@@ -1,4 +1,5 @@
-//! Pools of server connections: one per (node, database, user), at most `pool.size` each.
+//! Pools of server connections: one per (node, database, user), at most `pool.size` each. So what one
+//! role logs in with opens connections that only sessions of that role get.
 //!
 //! Invariants:
 //! * No lock is held across an await, or while a connection is opened or closed.
@@ -22,14 +23,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::backend::authenticate::KeyDerivation;
 use crate::backend::connect::{Target, connect};
 use crate::backend::connection::{BackendConnection, ConnectionId, ReportedParameters, WorkerId};
 use crate::backend::error::ConnectError;
 use crate::backend::home::{Home, HomeKey};
+use crate::backend::login::NodeLogin;
 use crate::backend::startup::StartupParameters;
-use crate::config::{ClusterConfig, Secret};
+use crate::config::ClusterConfig;
 use crate::core::snapshot::NodeId;
+use crate::credential::hashing::Hashing;
 use crate::limits::BACKEND_CONNECT_TIMEOUT;
 use crate::metrics::{ClusterMetrics, PoolState};
 
@@ -159,7 +161,7 @@ impl PoolObserver for Unobserved {
 struct Shared {
     cluster: Arc<ClusterConfig>,
     observer: Arc<dyn PoolObserver>,
-    derivation: KeyDerivation,
+    hashing: Hashing,
     next_id: AtomicU64,
 }
 
@@ -178,14 +180,18 @@ pub struct Pools {
 }
 
 impl Pools {
-    /// Empty pools for the nodes of `cluster`.
-    pub fn new(cluster: Arc<ClusterConfig>, observer: Arc<dyn PoolObserver>) -> Self {
+    /// Empty pools for the nodes of `cluster`; `hashing` derives keys from passwords.
+    pub fn new(
+        cluster: Arc<ClusterConfig>,
+        observer: Arc<dyn PoolObserver>,
+        hashing: Hashing,
+    ) -> Self {
         let ids = (0..=u16::MAX).map(NodeId).zip(&cluster.nodes);
         let nodes = ids.map(|(id, _)| NodePools::new(id)).collect();
         let shared = Shared {
             cluster,
             observer,
-            derivation: KeyDerivation::default(),
+            hashing,
             next_id: AtomicU64::new(1),
         };
         Self {
@@ -195,7 +201,7 @@ impl Pools {
     }
 
     /// Hands out an idle connection, or opens one, or waits for one. `now` is the current instant;
-    /// `password` is used only when a connection is opened.
+    /// `login` is used only when a connection is opened.
     ///
     /// Waits at most `pool.checkout_timeout` for its turn and then, if a connection must be opened,
     /// at most `BACKEND_CONNECT_TIMEOUT` for that.
@@ -209,12 +215,12 @@ impl Pools {
     pub async fn checkout(
         &self,
         key: &PoolKey,
-        password: &Secret,
+        login: &NodeLogin,
         preference: Preference,
         now: Instant,
     ) -> Result<Lease, CheckoutError> {
         let pool = self.node(key.node)?.pool(&self.shared, key)?;
-        pool.checkout(&key.startup, password, preference, now).await
+        pool.checkout(&key.startup, login, preference, now).await
     }
 
     /// Like [`Self::checkout`], but only an idle connection; never waits, never opens one.
@@ -235,7 +241,7 @@ impl Pools {
     pub async fn open_apart(
         &self,
         key: &PoolKey,
-        password: &Secret,
+        login: &NodeLogin,
         worker: WorkerId,
     ) -> Result<BackendConnection, ConnectError> {
         let shared = &self.shared;
@@ -246,12 +252,13 @@ impl Pools {
             tls: &shared.cluster.server_tls,
             database: &key.database,
             user: &key.user,
-            password,
+            login,
             startup: &key.startup,
         };
         let deadline = Instant::now() + BACKEND_CONNECT_TIMEOUT;
         let name = (shared.next_id(), worker);
-        connect(target, &shared.derivation, name, deadline).await
+        let opened = connect(target, &shared.hashing, name, deadline).await;
+        opened.inspect_err(|error| login.note(error))
     }
 
     /// The connection that a new session of the caller's worker is to tell its client of: one that is
@@ -263,12 +270,12 @@ impl Pools {
     pub async fn home(
         &self,
         key: &PoolKey,
-        password: &Secret,
+        login: &NodeLogin,
         worker: WorkerId,
         deadline: Instant,
     ) -> Option<Home> {
         let pool = self.node(key.node).ok()?.pool(&self.shared, key).ok()?;
-        pool.home(&key.startup, password, worker, deadline).await
+        pool.home(&key.startup, login, worker, deadline).await
     }
 
     /// Closes the idle connections of `node`; those in use are closed when they come back. For when

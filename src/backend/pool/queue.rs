@@ -14,8 +14,9 @@ use crate::backend::connect::{Target, connect};
 use crate::backend::connection::{BackendConnection, ReportedParameters, WorkerId};
 use crate::backend::error::ConnectError;
 use crate::backend::home::Home;
+use crate::backend::login::NodeLogin;
 use crate::backend::startup::StartupParameters;
-use crate::config::{PoolConfig, Secret};
+use crate::config::PoolConfig;
 use crate::core::snapshot::NodeId;
 use crate::limits::{BACKEND_CONNECT_TIMEOUT, WAITERS_PER_POOL};
 
@@ -56,7 +57,7 @@ impl Pool {
     pub(super) async fn checkout(
         self: &Arc<Self>,
         startup: &Arc<StartupParameters>,
-        password: &Secret,
+        login: &NodeLogin,
         preference: Preference,
         now: Instant,
     ) -> Result<Lease, CheckoutError> {
@@ -74,7 +75,7 @@ impl Pool {
                     }
                 }
                 Turn::Open(place) => {
-                    let opening = self.open(place, startup, password, preference.worker);
+                    let opening = self.open(place, startup, login, preference.worker);
                     return Ok(self.admit(opening.await?));
                 }
             }
@@ -153,7 +154,7 @@ impl Pool {
         &self,
         place: Place,
         startup: &Arc<StartupParameters>,
-        password: &Secret,
+        login: &NodeLogin,
         worker: WorkerId,
     ) -> Result<Opened, ConnectError> {
         let node = self.shared.cluster.nodes.get(self.node.index());
@@ -163,14 +164,15 @@ impl Pool {
             tls: &self.shared.cluster.server_tls,
             database: &self.database,
             user: &self.user,
-            password,
+            login,
             startup,
         };
         let generation = self.life.generation();
         let name = (self.shared.next_id(), worker);
         let deadline = Instant::now() + BACKEND_CONNECT_TIMEOUT;
-        let opening = connect(target, &self.shared.derivation, name, deadline);
-        let mut connection = Box::new(opening.await?);
+        let opening = connect(target, &self.shared.hashing, name, deadline);
+        let opened = opening.await.inspect_err(|error| login.note(error));
+        let mut connection = Box::new(opened?);
         connection.generation = generation;
         Ok(Opened { connection, place })
     }

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicUsize;
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::backend::login::Proof;
 use crate::limits::{OPENS_PER_POOL, UNSOLICITED_BYTES};
 use bench::*;
 
@@ -260,7 +261,11 @@ async fn an_unreachable_node_is_a_connect_error_and_takes_no_place() {
     let mut cluster = (*bench.pools.shared.cluster).clone();
     cluster.nodes[0].port = closed.local_addr().unwrap().port();
     drop(closed);
-    let pools = Pools::new(Arc::new(cluster), Arc::new(Unobserved));
+    let pools = Pools::new(
+        Arc::new(cluster),
+        Arc::new(Unobserved),
+        Hashing::start().unwrap(),
+    );
     for _ in 0..2 {
         let error = checkout(&pools, "x", preferring(None, 0)).await;
         let error = error.unwrap_err();
@@ -274,8 +279,8 @@ async fn an_unreachable_node_is_a_connect_error_and_takes_no_place() {
         node: NodeId(1),
         ..key("x")
     };
-    let secret = Secret::new("");
-    let error = pools.checkout(&unknown, &secret, preferring(None, 0), Instant::now());
+    let login = NodeLogin::new(Proof::Nothing);
+    let error = pools.checkout(&unknown, &login, preferring(None, 0), Instant::now());
     assert!(matches!(error.await, Err(CheckoutError::UnknownNode)));
 }
 

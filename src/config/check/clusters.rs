@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::policies::Layer;
-use super::users::{User, secret};
+use super::users::{Auth, User, secret};
 use super::{ANY_TIME, count, listen, tls};
 use crate::config::limits::{CLUSTERS, NAME_BYTES, NODES_PER_CLUSTER};
 use crate::config::raw::{Faults, Field, Misfit, Section};
 use crate::config::{
-    ClusterConfig, DatabasePattern, MonitorConfig, NodeConfig, PoolConfig, PoolMode, Secret,
+    ClusterConfig, DatabasePattern, MonitorConfig, NodeConfig, PoolConfig, PoolMode, RoleLookup,
+    Secret, UserPassword,
 };
 
 /// The longest host name (RFC 1035, section 2.3.4), in bytes.
@@ -22,7 +23,7 @@ const HOST_BYTES: usize = 255;
 pub(super) fn clusters(
     field: &Field<'_>,
     top: &Layer,
-    users: &[User],
+    (users, auth): (&[User], &Auth),
     faults: &Faults<'_>,
 ) -> Vec<Arc<ClusterConfig>> {
     let named = field.named();
@@ -33,7 +34,12 @@ pub(super) fn clusters(
         field.refuse(Misfit::new(format!("has more than {CLUSTERS} clusters")));
     }
     let mut claimed = Vec::new();
-    let reader = Reader { top, users, faults };
+    let reader = Reader {
+        top,
+        users,
+        auth,
+        faults,
+    };
     named
         .iter()
         .filter_map(|(name, field)| reader.cluster(name, field, &mut claimed))
@@ -45,6 +51,7 @@ pub(super) fn clusters(
 struct Reader<'a> {
     top: &'a Layer,
     users: &'a [User],
+    auth: &'a Auth,
     faults: &'a Faults<'a>,
 }
 
@@ -61,11 +68,13 @@ impl Reader<'_> {
         let section = field.section()?;
         let zone = label(&section.field("zone"));
         let layer = Layer::read(&section).over(self.top);
+        let monitor = self.monitor(&section.field("monitor"), field);
         let cluster = ClusterConfig {
             name: Arc::from(name),
             databases: databases(&section.field("databases"), field, claimed),
             nodes: nodes(section.field("nodes")),
-            monitor: monitor(&section.field("monitor"), self.users),
+            role_lookup: self.role_lookup(&monitor),
+            monitor,
             pool: pool(&section.field("pool")),
             server_tls: tls::server(&section.field("server_tls")),
             user_policies: self.user_policies(&layer, zone.as_ref()),
@@ -74,6 +83,68 @@ impl Reader<'_> {
         section.field("discover").only("false");
         section.finish();
         Some(cluster)
+    }
+
+    /// The first user unless the file says otherwise.
+    fn monitor(&self, field: &Field<'_>, cluster: &Field<'_>) -> MonitorConfig {
+        const DATABASE: &str = "postgres";
+
+        let users = self.users;
+        let section = field.section();
+        let read = |key| section.as_ref()?.field(key).text(NAME_BYTES);
+        let named = read("user");
+        let user = named.or_else(|| Some(users.first()?.name.clone()));
+        let database = read("database").unwrap_or_else(|| DATABASE.to_owned());
+        if user.is_none() && self.auth.lookup.is_some() {
+            cluster.refuse(
+                Misfit::new(
+                    "has no `monitor` and there are no `users`, the first of whom it could be",
+                )
+                .hint("write monitor: { user: ..., password: ... }"),
+            );
+        }
+        let user = user.unwrap_or_default();
+        let password = section
+            .as_ref()
+            .and_then(|section| monitor_password(section, &user, users));
+        let password = password.or_else(|| password_of(&user, users));
+        if section.is_none() && password.is_none() && has_verifier(&user, users) {
+            cluster.refuse(
+                Misfit::new("has no `monitor`, and the first user has no password it could use")
+                    .hint("write monitor: { user: ..., password: ... }"),
+            );
+        }
+        if let Some(section) = section {
+            section.finish();
+        }
+        MonitorConfig {
+            user,
+            password: password.unwrap_or_else(|| Secret::new("")),
+            database,
+        }
+    }
+
+    /// What `auth` leaves open is as for the monitor. The password of a role that is named is its
+    /// own, which may also stand under `users`.
+    fn role_lookup(&self, monitor: &MonitorConfig) -> Option<RoleLookup> {
+        let lookup = self.auth.lookup.as_ref()?;
+        let user = lookup.user.as_ref().unwrap_or(&monitor.user);
+        let own = lookup.password.clone();
+        let known = if *user == monitor.user {
+            Some(monitor.password.clone())
+        } else {
+            password_of(user, self.users)
+        };
+        Some(RoleLookup {
+            user: user.clone(),
+            password: own.or(known).unwrap_or_else(|| Secret::new("")),
+            database: lookup
+                .database
+                .as_ref()
+                .unwrap_or(&monitor.database)
+                .clone(),
+            query: lookup.query.clone(),
+        })
     }
 
     fn user_policies(
@@ -255,40 +326,27 @@ fn is_label(text: &str) -> bool {
     (1..=NAME_BYTES).contains(&text.len()) && text.chars().all(is_part)
 }
 
-/// The first user unless the file says otherwise.
-fn monitor(field: &Field<'_>, users: &[User]) -> MonitorConfig {
-    const DATABASE: &str = "postgres";
-
-    let section = field.section();
-    let read = |key| section.as_ref()?.field(key).text(NAME_BYTES);
-    let user = read("user").or_else(|| Some(users.first()?.name.clone()));
-    let user = user.unwrap_or_default();
-    let database = read("database").unwrap_or_else(|| DATABASE.to_owned());
-    let password = section
-        .as_ref()
-        .and_then(|section| monitor_password(section, &user, users));
-    let password = password.or_else(|| password_of(&user, users));
-    if let Some(section) = section {
-        section.finish();
-    }
-    MonitorConfig {
-        user,
-        password: password.unwrap_or_else(|| Secret::new("")),
-        database,
-    }
-}
-
 fn monitor_password(section: &Section<'_>, user: &str, users: &[User]) -> Option<Secret> {
     let field = section.field("password");
-    if field.is_present() || password_of(user, users).is_some() {
+    let listed = users.iter().any(|candidate| candidate.name == user);
+    if field.is_present() || (listed && !has_verifier(user, users)) {
         return secret(&field);
     }
     secret(&field.required("it is known only for a name that stands under `users`"))
 }
 
+fn has_verifier(user: &str, users: &[User]) -> bool {
+    let verifiers = |user: &User| {
+        matches!(user.password, UserPassword::Verifier(_)) && user.server_password.is_none()
+    };
+    users
+        .iter()
+        .any(|found| found.name == user && verifiers(found))
+}
+
 fn password_of(user: &str, users: &[User]) -> Option<Secret> {
     let found = users.iter().find(|candidate| candidate.name == user);
-    found.map(|user| user.password.clone())
+    found.and_then(|user| user.server_password.clone())
 }
 
 fn pool(field: &Field<'_>) -> PoolConfig {

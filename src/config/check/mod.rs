@@ -16,6 +16,7 @@ use super::raw::{Faults, Field, Section};
 use super::{ClientLimits, Config, LogConfig, LogFormat, LogLevel};
 use crate::config::limits::WORKERS;
 use policies::Layer;
+use users::Named;
 
 /// What is accepted where nothing speaks for other bounds.
 const ANY_TIME: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(86_400);
@@ -32,13 +33,19 @@ pub(super) fn config(root: &Field<'_>, faults: &Faults<'_>) -> Option<Config> {
     let workers = workers(&top.field("workers"));
     let (auth, client_tls) = (top.field("auth"), top.field("client_tls"));
     let client_tls = tls::client(&client_tls);
-    let auth_method = users::auth_method(&auth, client_tls.certificates);
-    let users = users::users(top.field("users"), auth_method);
+    let users = top.field("users");
+    let named = if users.is_present() {
+        Named::Some
+    } else {
+        Named::None
+    };
+    let auth = users::auth(&auth, client_tls.certificates, named);
+    let users = users::users(users, &auth);
     let layer = Layer::read(&top);
     let cluster_fields = top
         .field("clusters")
         .required("write clusters: { main: { nodes: [{ host: ..., port: 5432 }] } }");
-    let clusters = clusters::clusters(&cluster_fields, &layer, &users, faults);
+    let clusters = clusters::clusters(&cluster_fields, &layer, (&users, &auth), faults);
     not_built(&top);
     let limits = limits(&top.field("limits"));
     let log = log(&top.field("log"));
@@ -49,7 +56,9 @@ pub(super) fn config(root: &Field<'_>, faults: &Faults<'_>) -> Option<Config> {
         workers,
         clusters,
         users: users::by_name(users),
-        auth_method,
+        auth_method: auth.method,
+        auth_mode: auth.mode,
+        auth_cache: auth.cache,
         client_tls: client_tls.tls,
         limits,
         log,

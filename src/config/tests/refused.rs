@@ -98,8 +98,8 @@ pgweir.yaml:21: clusters.main.routing.transactions: `until_write` is not support
 pgweir.yaml:22: clusters.second: serves all databases, as another cluster does
     hint: list its `databases`
 pgweir.yaml:23: clusters.second.nodes: lists no node
-pgweir.yaml:25: users[0].password: is a SCRAM verifier, with which pgweir cannot log in to the nodes
-    hint: write the password itself, or ${NAME} for an environment variable
+pgweir.yaml:25: users[0].password: begins like a SCRAM verifier and is none
+    hint: copy rolpassword from pg_authid, in quotes
 pgweir.yaml:26: users[1].password: is not text
     hint: put it in quotes
 pgweir.yaml:27: users[2]: has a name that another user has
@@ -107,8 +107,10 @@ pgweir.yaml:30: users[3].routing.max_staleness: `1s` is not supported by this ve
     hint: under a user, write consistency.max_staleness
 pgweir.yaml:31: auth.method: `cert` needs verified client certificates
     hint: write client_tls: { mode: require, cert: ..., key: ..., client_ca: ... }
-pgweir.yaml:31: auth.query: `select` is not supported by this version
-    hint: leave it out and list the users under `users`
+pgweir.yaml:31: auth.query: `select` does not ask for a name
+    hint: such as: SELECT rolname, rolpassword FROM pg_catalog.pg_authid WHERE rolname = $1 AND rolcanlogin AND (rolvaliduntil IS NULL OR rolvaliduntil > pg_catalog.now())
+pgweir.yaml:31: auth.query: `select` needs clients that prove a password
+    hint: write method: scram-sha-256, md5 or password
 pgweir.yaml:32: client_tls.key: is missing
     hint: clients are shown it
 pgweir.yaml:32: client_tls.cert: `x` cannot be read: No such file or directory (os error 2)

@@ -7,6 +7,7 @@ use tokio::time::sleep;
 
 use super::*;
 use crate::config::{Environment, parse};
+use crate::credential::hashing::Hashing;
 use crate::protocol::message::{Reader, write_counted, write_message, write_string};
 use crate::wire::read_message;
 
@@ -98,10 +99,13 @@ async fn summary(outcome: Result<Outcome<DuplexStream>, HandshakeError>) -> Stri
 /// Plays `input` in chunks against a handshake; returns how it ended and what the client got.
 async fn play(method: &str, admission: Admission, input: &[u8], chunk: usize) -> (String, Vec<u8>) {
     let config = config(method);
-    let authenticator = Authenticator::new(&config);
+    let authenticator = Authenticator::new(&config, Hashing::start().unwrap());
+    // A paused clock runs ahead of the threads that hash.
+    authenticator.warm().await;
     let terms = Terms {
         config: &config,
         authenticator: &authenticator,
+        clusters: &[],
         admission,
         tls_slots: &Semaphore::new(1),
         deadline: Instant::now() + config.limits.startup_timeout,
@@ -160,11 +164,12 @@ async fn a_client_without_a_seat_may_cancel_and_is_told_otherwise() {
 /// closes; how it ended, what the client heard, and after how many seconds.
 async fn play_slowly(input: &[u8], drip: &[u8]) -> (String, Vec<u8>, u64) {
     let config = config("password");
-    let authenticator = Authenticator::new(&config);
+    let authenticator = Authenticator::new(&config, Hashing::start().unwrap());
     let began = Instant::now();
     let terms = Terms {
         config: &config,
         authenticator: &authenticator,
+        clusters: &[],
         admission: Admission::Admitted,
         tls_slots: &Semaphore::new(1),
         deadline: began + config.limits.startup_timeout,
@@ -226,6 +231,7 @@ async fn scram_login(
     let terms = Terms {
         config: &config,
         authenticator,
+        clusters: &[],
         admission: Admission::Admitted,
         tls_slots: &Semaphore::new(1),
         deadline: Instant::now() + Duration::from_secs(15),
@@ -279,7 +285,7 @@ async fn scram_login(
 
 #[tokio::test]
 async fn scram_tells_a_wrong_password_and_an_unknown_role_not_apart() {
-    let authenticator = Authenticator::new(&config("scram-sha-256"));
+    let authenticator = Authenticator::new(&config("scram-sha-256"), Hashing::start().unwrap());
     let right = scram_login(&authenticator, "app", b"secret").await;
     assert_eq!(
         (right.0.as_str(), &right.1[..]),

@@ -78,8 +78,8 @@ impl Session {
         };
         self.key.node = route.node;
         let (pools, deadline) = (&self.cluster.pools, now() + HOME_TIMEOUT);
-        let (password, worker) = (&self.user.password, self.worker.id);
-        self.home = pools.home(&self.key, password, worker, deadline).await;
+        let (login, worker) = (&self.user.login, self.worker.id);
+        self.home = pools.home(&self.key, login, worker, deadline).await;
         if let Some(home) = &self.home {
             self.registration.take_process_id(home.process_id());
         }

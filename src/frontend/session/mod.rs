@@ -48,8 +48,9 @@ use crate::backend::connection::{ConnectionId, ReportedParameters, WorkerId};
 use crate::backend::home::Home;
 use crate::backend::pool::{PoolHandle, PoolKey};
 use crate::backend::startup::StartupParameters;
-use crate::config::{Policies, UserConfig};
+use crate::config::Policies;
 use crate::core::snapshot::NodeId;
+use crate::frontend::auth::SessionUser;
 use crate::frontend::buffers::{Buffer, BufferPool, BufferSize};
 use crate::frontend::cancel_keys::Registration;
 use crate::frontend::classification::{ClassificationCache, LearnedWrites};
@@ -113,7 +114,7 @@ pub struct SessionParts {
     /// The cluster that serves it.
     pub cluster: Arc<ServedCluster>,
     /// Its role.
-    pub user: Arc<UserConfig>,
+    pub user: Arc<SessionUser>,
     /// Its database.
     pub database: Arc<str>,
     /// What its server connections are opened with.
@@ -141,7 +142,7 @@ pub struct Session {
     clusters: Arc<Published<ServedClusters>>,
     cluster: Arc<ServedCluster>,
     policies: Arc<Policies>,
-    user: Arc<UserConfig>,
+    user: Arc<SessionUser>,
     key: PoolKey,
     catalog: Option<Arc<DatabaseCatalog>>,
     learned: Arc<LearnedWrites>,

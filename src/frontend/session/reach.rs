@@ -79,19 +79,16 @@ impl Session {
             last: recent.map(|recent| recent.connection),
             worker: self.worker.id,
         };
-        let password = &self.user.password;
+        let login = &self.user.login;
         let lease = match recent {
             Some(recent) => {
                 let startup = &self.key.startup;
-                recent
-                    .pool
-                    .checkout(startup, password, preference, at)
-                    .await?
+                recent.pool.checkout(startup, login, preference, at).await?
             }
             None => {
                 self.cluster
                     .pools
-                    .checkout(&self.key, password, preference, at)
+                    .checkout(&self.key, login, preference, at)
                     .await?
             }
         };

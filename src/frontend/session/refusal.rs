@@ -25,6 +25,7 @@ pub(super) fn checkout_refusal(error: &CheckoutError) -> ProxyError {
             ProxyError::CheckoutTimeout
         }
         CheckoutError::Closed | CheckoutError::UnknownNode => ProxyError::NoNodeAvailable,
+        CheckoutError::Connect(ConnectError::KeysOutdated) => ProxyError::KeysOutdated,
         CheckoutError::Connect(error) => match error.fault() {
             ConnectFault::NodeUnavailable | ConnectFault::RequestRefused => {
                 ProxyError::NoNodeAvailable

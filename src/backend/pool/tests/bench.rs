@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::backend::pool::*;
-use crate::config::ProcessEnvironment;
+use crate::config::{ProcessEnvironment, Secret};
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 pub(super) const A: NodeId = NodeId(0);
@@ -153,7 +153,11 @@ impl Bench {
         let observed = Arc::new(Recorded::default());
         let told = Arc::clone(&observed) as Arc<dyn PoolObserver>;
         Self {
-            pools: Arc::new(Pools::new(Arc::clone(&config.clusters[0]), told)),
+            pools: Arc::new(Pools::new(
+                Arc::clone(&config.clusters[0]),
+                told,
+                Hashing::start().unwrap(),
+            )),
             node,
             observed,
         }
@@ -215,10 +219,10 @@ pub(super) async fn checkout(
     application: &str,
     preference: Preference,
 ) -> Result<Lease, CheckoutError> {
-    let password = Secret::new("secret");
+    let login = NodeLogin::with_password(Secret::new("secret"));
     let key = key(application);
     pools
-        .checkout(&key, &password, preference, Instant::now())
+        .checkout(&key, &login, preference, Instant::now())
         .await
 }
 

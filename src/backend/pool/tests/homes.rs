@@ -1,6 +1,7 @@
 //! Which connection is a session's home, and who gets it when it is idle.
 
 use super::*;
+use crate::config::Secret;
 use crate::limits::OPENS_PER_POOL;
 
 async fn home(bench: &Bench, application: &str, worker: u16) -> Option<Home> {
@@ -13,10 +14,11 @@ async fn home_by(
     worker: u16,
     patience: Duration,
 ) -> Option<Home> {
-    let (key, password) = (key(application), Secret::new("secret"));
+    let key = key(application);
+    let login = NodeLogin::with_password(Secret::new("secret"));
     let deadline = Instant::now() + patience;
     let worker = WorkerId(worker);
-    bench.pools.home(&key, &password, worker, deadline).await
+    bench.pools.home(&key, &login, worker, deadline).await
 }
 
 async fn lease_of(bench: &Bench, home: &Home) -> Lease {

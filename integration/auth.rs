@@ -5,13 +5,8 @@
 
 mod harness;
 
-#[path = "auth/crowd.rs"]
-mod crowd;
-
-use std::time::Duration;
-
+use harness::scram::verifier;
 use harness::{LIMIT, Proxy, cluster, eventually};
-use pgweir::credential::scram::{Derivation, Keys, Verifier};
 use pgweir::sandbox::LocalCluster;
 use tokio_postgres::{Client, Config, NoTls};
 
@@ -93,24 +88,6 @@ async fn disconnect(cluster: &LocalCluster) {
         let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'alice'";
         cluster.superuser_sql(node, sql).await.unwrap();
     }
-}
-
-fn verifier(password: &str, iterations: u32) -> (Verifier, String) {
-    use base64::Engine as _;
-    use base64::engine::general_purpose::STANDARD;
-
-    let derivation = Derivation {
-        salt: rand::random::<[u8; 16]>().into(),
-        iterations,
-    };
-    let verifier = Keys::derive(password, derivation).unwrap().verifier();
-    let text = format!(
-        "SCRAM-SHA-256${iterations}:{}${}:{}",
-        STANDARD.encode(&verifier.derivation().salt),
-        STANDARD.encode(verifier.stored_key()),
-        STANDARD.encode(verifier.server_key())
-    );
-    (verifier, text)
 }
 
 #[tokio::test]
@@ -257,7 +234,7 @@ async fn roles_are_found_on_a_replica_while_there_is_no_primary() {
 async fn a_verifier_in_the_file_lets_in_and_passes_through_with_any_number_of_iterations() {
     let cluster = cluster(1).await;
     for (role, iterations) in [("few", 1), ("usual", 4096), ("many", 20_000)] {
-        let (_, text) = verifier("right", iterations);
+        let text = verifier("right", iterations);
         run(
             &cluster,
             &format!("CREATE ROLE {role} LOGIN PASSWORD '{text}'"),
@@ -385,7 +362,7 @@ async fn a_name_that_does_not_exist_is_asked_for_like_one_that_does() {
     use harness::raw::{Raw, message, startup};
 
     let cluster = with_alice(0).await;
-    let (_, text) = verifier("first", 7000);
+    let text = verifier("first", 7000);
     run(&cluster, &format!("ALTER ROLE alice PASSWORD '{text}'")).await;
     let proxy = Proxy::start(&cluster, &looking_up("")).await;
     // What the first login teaches of iterations.
@@ -427,11 +404,3 @@ async fn a_name_that_does_not_exist_is_asked_for_like_one_that_does() {
     assert_eq!(heard[1], heard[2], "the salt is the same at every attempt");
     assert_eq!(heard[0].2, "i=7000");
 }
-
-#[tokio::test]
-async fn a_crowd_of_logins_costs_running_sessions_little() {
-    crowd::costs_running_sessions_little().await;
-}
-
-/// What a busy machine may need for one login.
-const PATIENT: Duration = Duration::from_secs(120);

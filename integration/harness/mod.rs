@@ -16,6 +16,7 @@ pub mod parity;
 pub mod proxy;
 pub mod raw;
 pub mod relay;
+pub mod scram;
 pub mod wire;
 pub mod yaml;
 

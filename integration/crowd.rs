@@ -1,13 +1,17 @@
-//! Many logins at once, each of which has the proxy hash a password for a long time.
+//! Many logins at once, each of which has the proxy hash a password for a long time. A target of its
+//! own, as it measures time.
+
+#![cfg(test)]
+
+mod harness;
 
 use std::time::{Duration, Instant};
 
+use harness::raw::{Raw, message, startup};
+use harness::scram::verifier;
+use harness::{Proxy, cluster};
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
-
-use super::harness::raw::{Raw, message, startup};
-use super::harness::{Proxy, cluster};
-use super::{PATIENT, log_in, run, verifier};
 
 /// How many log in at once.
 const CROWD: usize = 200;
@@ -15,17 +19,18 @@ const CROWD: usize = 200;
 /// Iterations of their verifier: tens of milliseconds of one core for each.
 const ITERATIONS: u32 = 60_000;
 
-/// How long a running session is watched before they come.
+/// How long a running session is watched before they come and when they are through.
 const QUIET: Duration = Duration::from_secs(3);
 
-pub(crate) async fn costs_running_sessions_little() {
+/// What a busy machine may need for one login.
+const PATIENT: Duration = Duration::from_secs(120);
+
+#[tokio::test]
+async fn a_crowd_of_logins_costs_running_sessions_little() {
     let cluster = cluster(0).await;
-    let (_, stored) = verifier("crowd", ITERATIONS);
-    run(
-        &cluster,
-        &format!("CREATE ROLE crowd LOGIN PASSWORD '{stored}'"),
-    )
-    .await;
+    let stored = verifier("crowd", ITERATIONS);
+    let role = format!("CREATE ROLE crowd LOGIN PASSWORD '{stored}'");
+    cluster.superuser_sql(0, &role).await.unwrap();
     let proxy = Proxy::start(
         &cluster,
         &format!(
@@ -35,9 +40,8 @@ pub(crate) async fn costs_running_sessions_little() {
         ),
     )
     .await;
-    let session = log_in(&proxy, "app", "app").await.unwrap();
-    let end = Instant::now() + QUIET;
-    let before = latencies(&session, || Instant::now() < end).await;
+    let session = proxy.connect().await;
+    let before = latencies(&session, for_a_while()).await;
     let mut logins = JoinSet::new();
     for _ in 0..CROWD {
         logins.spawn(log_in_raw(proxy.port()));
@@ -48,12 +52,13 @@ pub(crate) async fn costs_running_sessions_little() {
     });
     let during = during.await;
     let took = began.elapsed();
-    let (calm, crowded) = (percentile(&before, 99), percentile(&during, 99));
+    let after = latencies(&session, for_a_while()).await;
+    // Other work on the machine is there before, or after, or both.
+    let calm = |percent| percentile(&before, percent).max(percentile(&after, percent));
+    let (usual, then) = (calm(50), percentile(&during, 50));
+    let (calm, crowded) = (calm(99), percentile(&during, 99));
     println!(
-        "{CROWD} logins in {took:?}; p50 {:?} -> {:?}, p99 {calm:?} -> {crowded:?}, {} and {} statements",
-        percentile(&before, 50),
-        percentile(&during, 50),
-        before.len(),
+        "{CROWD} logins in {took:?}; p50 {usual:?} -> {then:?}, p99 {calm:?} -> {crowded:?}, {} statements",
         during.len()
     );
     assert!(
@@ -61,11 +66,22 @@ pub(crate) async fn costs_running_sessions_little() {
         "only {} statements while they came",
         during.len()
     );
-    // One hash takes longer: a statement that had to wait for one would be seen.
+    // Behind hashes on the threads that relay, every statement would wait for at least one.
+    let hash = took / u32::try_from(CROWD).unwrap();
     assert!(
-        crowded < calm * 5 + Duration::from_millis(10),
-        "{calm:?} -> {crowded:?}"
+        then < usual * 3 + hash / 4,
+        "{usual:?} -> {then:?}, a hash {hash:?}"
     );
+    assert!(
+        crowded < calm * 5 + hash,
+        "{calm:?} -> {crowded:?}, a hash {hash:?}"
+    );
+}
+
+/// Whether [`QUIET`] is not over yet.
+fn for_a_while() -> impl FnMut() -> bool {
+    let end = Instant::now() + QUIET;
+    move || Instant::now() < end
 }
 
 /// How long each statement of a session takes, as long as `goes_on`.

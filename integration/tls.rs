@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use authority::{Authority, Files};
-use client::{Tls, answer, psql};
+use client::{Tls, answer, program, psql};
 use harness::{LIMIT, Proxy, eventually, shared_cluster};
 use pgweir::backend::connection::WorkerId;
 use pgweir::backend::login::NodeLogin;
@@ -621,6 +621,28 @@ async fn much_data_passes_both_ways_in_bounded_memory() {
     );
     let growth = both.proxy.rss_bytes().saturating_sub(before);
     assert!(growth < GROWTH, "grew by {growth} bytes");
+}
+
+#[tokio::test]
+async fn a_base_backup_is_encrypted_on_both_ways() {
+    let both = Both::start("").await;
+    let cluster = &both.node.cluster;
+    server::allow(cluster, "hostnossl replication all all reject\n").await;
+    let role = "ALTER ROLE app REPLICATION";
+    cluster.superuser_sql(0, role).await.unwrap();
+    let directory = both.node.files.0.join("backup").display().to_string();
+    let backup = |dsn: &str| {
+        let arguments = ["-D", &directory, "-X", "stream", "-c", "fast", "-d", dsn];
+        program("pg_basebackup", &arguments)
+    };
+    let (through, node) = (both.proxy.port().to_string(), cluster.port(0).to_string());
+    let bare = both.dsn().replace(&through, &node);
+    let refused = backup(&bare.replace("sslmode=require", "sslmode=disable"));
+    assert!(!refused.status.success());
+    let output = backup(&both.dsn());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(program("pg_verifybackup", &[&directory]).status.success());
 }
 
 #[tokio::test]

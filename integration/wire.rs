@@ -156,6 +156,14 @@ async fn every_script_reads_the_same_through_the_proxy() {
 }
 
 #[tokio::test]
+async fn every_script_reads_the_same_when_sessions_keep_their_connections() {
+    let stage = stage().await;
+    let pool = "clusters: { main: { pool: { size: 40, mode: session } } }";
+    let proxy = Proxy::start(&stage.cluster, &format!("{USERS}{pool}")).await;
+    compare(stage, &proxy, proxy.port()).await;
+}
+
+#[tokio::test]
 async fn every_script_reads_the_same_when_bytes_come_one_by_one() {
     let stage = stage().await;
     let nodes: Vec<String> = stage

@@ -18,9 +18,14 @@ use super::authority::Authority;
 
 /// Runs psql with this connection string and these arguments; standard output has what it reads.
 pub(crate) fn psql(connection: &str, arguments: &[&str]) -> Output {
+    let first = ["-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", connection];
+    program("psql", &[&first, arguments].concat())
+}
+
+/// Runs one of PostgreSQL's programs.
+pub(crate) fn program(name: &str, arguments: &[&str]) -> Output {
     let binaries = SearchPath::from_environment().find().unwrap();
-    Command::new(binaries.join("psql"))
-        .args(["-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", connection])
+    Command::new(binaries.join(name))
         .args(arguments)
         .env("PGCONNECT_TIMEOUT", "20")
         // No file of whoever runs the tests has a say.

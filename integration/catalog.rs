@@ -15,7 +15,7 @@ use pgweir::control::catalog::{CatalogError, keep_current, load};
 use pgweir::core::catalog::Catalog;
 use pgweir::core::classify::{analyse, judge};
 use pgweir::core::policy::{
-    Balance, ConsistencyPolicy, OnNoReplica, ReadAfterWrite, RoutingPolicy,
+    Balance, ConsistencyPolicy, OnNoReplica, ReadAfterWrite, RoutingPolicy, Transactions,
 };
 use pgweir::core::snapshot::{NodeId, RoutingSnapshot};
 use pgweir::core::statement::{CatalogEffect, Consistency, Reason};
@@ -275,6 +275,7 @@ fn routing() -> RoutingPolicy {
         max_staleness: Duration::from_secs(10),
         max_lag_bytes: 1 << 26,
         balance: Balance::LeastLoaded,
+        transactions: Transactions::Primary,
         zone: None,
         read_functions: vec![],
         write_functions: vec![],

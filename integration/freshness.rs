@@ -15,7 +15,7 @@ use pgweir::control::monitor::watch_cluster;
 use pgweir::control::probe::{Answer, probe_once};
 use pgweir::control::publisher::initial_snapshot;
 use pgweir::core::policy::{
-    Balance, ConsistencyPolicy, OnNoReplica, ReadAfterWrite, RoutingPolicy,
+    Balance, ConsistencyPolicy, OnNoReplica, ReadAfterWrite, RoutingPolicy, Transactions,
 };
 use pgweir::core::snapshot::{Eligibility, NodeId, NodeRole, NodeState, RoutingSnapshot};
 use pgweir::core::statement::Consistency;
@@ -120,6 +120,7 @@ fn policies() -> Policies {
             max_staleness: MAX_STALENESS,
             max_lag_bytes: 64 << 20,
             balance: Balance::LeastLoaded,
+            transactions: Transactions::Primary,
             zone: None,
             read_functions: vec![],
             write_functions: vec![],

@@ -14,7 +14,7 @@ const PROTOCOL_3_0: i32 = 3 << 16;
 /// `client_encoding`, `options`, and so on.
 ///
 /// Two sets with the same names and values are equal whatever their order was.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct StartupParameters {
     /// Of `pairs`; compared first, so that different sets differ at once.
     fingerprint: u64,

@@ -11,7 +11,7 @@ use crate::config::{self, ClusterConfig, ConfigErrors, ProcessEnvironment};
 use crate::control::catalog::{CatalogError, load_from_primary};
 use crate::core::catalog::{Catalog, Persistence, RelationKind, RelationRow};
 use crate::core::classify::{Analysis, analyse, judge};
-use crate::core::policy::{Balance, RoutingPolicy};
+use crate::core::policy::{Balance, RoutingPolicy, Transactions};
 use crate::core::statement::{
     AccessMode, CatalogEffect, Classification, Hint, SessionEffect, SettingChange,
     StatementVerdict, TransactionControl,
@@ -189,6 +189,7 @@ fn no_lists() -> RoutingPolicy {
         max_staleness: std::time::Duration::ZERO,
         max_lag_bytes: 0,
         balance: Balance::LeastLoaded,
+        transactions: Transactions::Primary,
         zone: None,
         read_functions: Vec::new(),
         write_functions: Vec::new(),

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::core::policy::{Balance, OnNoReplica, ReadAfterWrite};
+use crate::core::policy::{Balance, OnNoReplica, ReadAfterWrite, Transactions};
 use crate::core::statement::Consistency;
 
 mod authentication;
@@ -122,6 +122,7 @@ fn default_policies() -> Policies {
             max_staleness: Duration::from_secs(10),
             max_lag_bytes: 64 << 20,
             balance: Balance::LeastLoaded,
+            transactions: Transactions::Primary,
             zone: None,
             read_functions: vec![],
             write_functions: vec![],

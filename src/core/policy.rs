@@ -14,6 +14,8 @@ pub struct RoutingPolicy {
     pub max_lag_bytes: u64,
     /// How to choose among equal replicas.
     pub balance: Balance,
+    /// Where transaction blocks run that are not READ ONLY.
+    pub transactions: Transactions,
     /// The zone of this proxy: replicas of the same zone are preferred.
     pub zone: Option<Arc<str>>,
     /// Functions (`name` or `schema.name`) that are safe on a replica in spite of the catalog.
@@ -22,6 +24,17 @@ pub struct RoutingPolicy {
     pub write_functions: Vec<String>,
     /// Relations (`name` or `schema.name`) that only the primary may serve.
     pub primary_tables: Vec<String>,
+}
+
+/// `routing.transactions`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transactions {
+    /// On the primary.
+    Primary,
+    /// On a replica until the first statement that may write. Each statement of a READ COMMITTED block
+    /// has a snapshot of its own (manual, "Read Committed Isolation Level"), so reads before it may
+    /// come from another node.
+    UntilWrite,
 }
 
 /// `routing.balance`.
@@ -81,6 +94,7 @@ impl Default for RoutingPolicy {
             max_staleness: Duration::from_secs(10),
             max_lag_bytes: 64 << 20,
             balance: Balance::LeastLoaded,
+            transactions: Transactions::Primary,
             zone: None,
             read_functions: Vec::new(),
             write_functions: Vec::new(),

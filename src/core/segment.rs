@@ -7,16 +7,17 @@ use super::statement::{
 };
 
 /// Where statements that are sent together may run: on a replica only if every one of them may.
-/// `begun` are the modes of a block that they stand in and that no node has seen yet.
+/// `begun` is the block that they stand in and that no node has seen yet.
 pub fn target<'a>(
     texts: impl IntoIterator<Item = &'a Classification>,
     mode: Consistency,
-    begun: Option<TransactionModes>,
+    begun: Begun,
 ) -> Target {
     let mut block = match begun {
-        None => Block::Outside,
-        Some(modes) if is_read_only(modes) => Block::ReadOnly,
-        Some(_) => return Target::Primary(RouteReason::Transaction),
+        Begun::No => Block::Outside,
+        Begun::Yes(modes) if is_read_only(modes) => Block::ReadOnly,
+        Begun::Yes(_) => return Target::Primary(RouteReason::Transaction),
+        Begun::UntilWrite => Block::UntilWrite,
     };
     let mut any = Any::Nothing;
     for text in texts {
@@ -39,6 +40,35 @@ pub fn target<'a>(
         (Any::Text, Consistency::Primary) => Target::Primary(RouteReason::Requested),
         (Any::Text, _) => Target::Read,
     }
+}
+
+/// A block that no node has seen yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begun {
+    /// There is none.
+    No,
+    /// It has these modes.
+    Yes(TransactionModes),
+    /// It may write, and until it does it may run on a replica.
+    UntilWrite,
+}
+
+/// Whether a block with these modes may begin on a replica and go on elsewhere: each of its statements
+/// has a snapshot of its own, unless the role's default is another one.
+pub fn may_move(modes: TransactionModes) -> bool {
+    modes.access.is_none() && matches!(modes.isolation, None | Some(Isolation::ReadCommitted))
+}
+
+/// Whether a statement of such a block may run on the replica, so that nothing is left there but what
+/// ends with it.
+pub fn may_precede_write(statement: &StatementVerdict) -> bool {
+    let goes_on = statement.transaction == TransactionControl::None
+        && statement.access == AccessMode::ReadOnly;
+    let ends = matches!(
+        statement.transaction,
+        TransactionControl::Commit(Chain::NoChain) | TransactionControl::Rollback(Chain::NoChain)
+    );
+    statement.session == SessionEffect::None && (goes_on || ends)
 }
 
 /// Whether everything in the text may run in a transaction in which something was set before: nothing
@@ -114,6 +144,7 @@ enum Any {
 enum Block {
     Outside,
     ReadOnly,
+    UntilWrite,
 }
 
 fn asks_for_primary(text: &Classification, mode: Consistency) -> Option<RouteReason> {
@@ -276,17 +307,17 @@ mod tests {
         for (statements, expected) in cases {
             let text = text(statements);
             assert_eq!(
-                target([&text], Consistency::Session, None),
+                target([&text], Consistency::Session, Begun::No),
                 expected,
                 "{text:?}"
             );
             assert_eq!(
-                target([&text], Consistency::Primary, None),
+                target([&text], Consistency::Primary, Begun::No),
                 Target::Primary(RouteReason::Requested)
             );
         }
         assert_eq!(
-            target([], Consistency::Session, None),
+            target([], Consistency::Session, Begun::No),
             Target::Primary(RouteReason::Write)
         );
     }
@@ -308,7 +339,7 @@ mod tests {
         setting.session = SessionEffect::DiscardAll;
         assert!(!may_join_replica_block(&setting));
         assert_ne!(
-            target([&text(vec![setting])], Consistency::Session, None),
+            target([&text(vec![setting])], Consistency::Session, Begun::No),
             Target::Read
         );
     }

@@ -20,8 +20,11 @@ pub enum AccessMode {
 pub enum Isolation {
     /// A hot standby refuses it.
     Serializable,
-    /// READ COMMITTED, READ UNCOMMITTED or REPEATABLE READ.
-    Weaker,
+    /// One snapshot for the whole transaction.
+    RepeatableRead,
+    /// READ COMMITTED, or READ UNCOMMITTED, which is the same in PostgreSQL (manual, "Transaction
+    /// Isolation"): a snapshot for each statement.
+    ReadCommitted,
 }
 
 /// The transaction modes a statement names; `None` where it is silent.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::backend::pool::Pools;
+use crate::backend::pool::{PoolKey, Pools};
 use crate::config::ClusterConfig;
 use crate::core::snapshot::NodeId;
 use crate::frontend::classification::LearnedWrites;
@@ -35,6 +35,16 @@ pub struct ClusterMemory {
     pub statements: StatementRegistry,
     loads: Box<[AtomicU32]>,
     learned: Mutex<HashMap<Arc<str>, Arc<LearnedWrites>>>,
+    isolations: Mutex<HashMap<PoolKey, DefaultIsolation>>,
+}
+
+/// The isolation level of a block that names none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DefaultIsolation {
+    /// READ COMMITTED, as PostgreSQL itself has it.
+    ReadCommitted,
+    /// What a role, a database or the server has been given instead.
+    Other,
 }
 
 impl ClusterMemory {
@@ -44,6 +54,7 @@ impl ClusterMemory {
             statements: StatementRegistry::new(numbers),
             loads: (0..nodes).map(|_| AtomicU32::new(0)).collect(),
             learned: Mutex::default(),
+            isolations: Mutex::default(),
         }
     }
 
@@ -61,6 +72,22 @@ impl ClusterMemory {
         UnderWay {
             memory: Arc::clone(self),
             node,
+        }
+    }
+
+    /// The default isolation of a role in a database with these startup parameters, if it is known.
+    pub fn isolation(&self, key: &PoolKey) -> Option<DefaultIsolation> {
+        let known = self.isolations.lock();
+        let known = known.unwrap_or_else(PoisonError::into_inner);
+        known.get(key).copied()
+    }
+
+    /// Remembers it until the nodes are reloaded, for a number of roles.
+    pub fn note_isolation(&self, key: PoolKey, isolation: DefaultIsolation) {
+        let known = self.isolations.lock();
+        let mut known = known.unwrap_or_else(PoisonError::into_inner);
+        if known.len() < CATALOGS_PER_CLUSTER {
+            known.insert(key, isolation);
         }
     }
 

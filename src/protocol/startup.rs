@@ -132,7 +132,7 @@ pub struct Parameter {
 }
 
 /// Which protocol a session speaks after its start (manual, "Streaming Replication Protocol").
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub enum Replication {
     /// The ordinary one.
     #[default]

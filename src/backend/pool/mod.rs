@@ -39,7 +39,7 @@ pub use lease::{Lease, PoolHandle};
 use node::NodePools;
 
 /// What a checkout asks for.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PoolKey {
     /// The node.
     pub node: NodeId,

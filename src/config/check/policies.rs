@@ -6,7 +6,9 @@ use std::time::Duration;
 use super::ANY_TIME;
 use crate::config::raw::{Bound, Faults, Field, KeyPath, Misfit, Section};
 use crate::config::{Policies, units};
-use crate::core::policy::{Balance, ConsistencyPolicy, OnNoReplica, ReadAfterWrite, RoutingPolicy};
+use crate::core::policy::{
+    Balance, ConsistencyPolicy, OnNoReplica, ReadAfterWrite, RoutingPolicy, Transactions,
+};
 use crate::core::statement::Consistency;
 
 const MAX_STALENESS: Duration = Duration::from_secs(10);
@@ -24,6 +26,7 @@ pub(super) struct Layer {
     max_staleness: Option<Sited<Duration>>,
     max_lag_bytes: Option<u64>,
     balance: Option<Balance>,
+    transactions: Option<Transactions>,
     read_functions: Option<Vec<String>>,
     write_functions: Option<Vec<String>>,
     primary_tables: Option<Vec<String>>,
@@ -103,7 +106,10 @@ impl Layer {
             ("round_robin", Balance::RoundRobin),
             ("random", Balance::Random),
         ]);
-        routing.field("transactions").only("primary");
+        self.transactions = routing.field("transactions").word(&[
+            ("primary", Transactions::Primary),
+            ("until_write", Transactions::UntilWrite),
+        ]);
         self.read_functions = names(&routing.field("read_functions"));
         self.write_functions = names(&routing.field("write_functions"));
         self.primary_tables = names(&routing.field("primary_tables"));
@@ -148,6 +154,7 @@ impl Layer {
             max_staleness: this.max_staleness.or(below.max_staleness),
             max_lag_bytes: this.max_lag_bytes.or(below.max_lag_bytes),
             balance: this.balance.or(below.balance),
+            transactions: this.transactions.or(below.transactions),
             read_functions: this.read_functions.or(below.read_functions),
             write_functions: this.write_functions.or(below.write_functions),
             primary_tables: this.primary_tables.or(below.primary_tables),
@@ -184,6 +191,7 @@ impl Layer {
                 max_staleness: value(self.max_staleness.as_ref(), MAX_STALENESS),
                 max_lag_bytes: self.max_lag_bytes.unwrap_or(MAX_LAG_BYTES),
                 balance: self.balance.unwrap_or(Balance::LeastLoaded),
+                transactions: self.transactions.unwrap_or(Transactions::Primary),
                 zone,
                 read_functions: self.read_functions.unwrap_or_default(),
                 write_functions: self.write_functions.unwrap_or_default(),

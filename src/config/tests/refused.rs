@@ -33,7 +33,7 @@ clusters:
     pool: { size: many, mode: sesion, idle_timeout: 10 }
     server_tls: { mode: require, ca: /x }
     discover: true
-    routing: { transactions: until_write, max_lag: 5 }
+    routing: { transactions: until_wrote, max_lag: 5 }
   second:
     nodes: []
 users:
@@ -93,8 +93,8 @@ pgweir.yaml:20: clusters.main.discover: `true` is not supported by this version
     hint: only `false` is
 pgweir.yaml:21: clusters.main.routing.max_lag: `5` is not a size
     hint: write a whole number with one of B, kB, MB, GB (or KiB, MiB, GiB: the same, as in PostgreSQL)
-pgweir.yaml:21: clusters.main.routing.transactions: `until_write` is not supported by this version
-    hint: only `primary` is
+pgweir.yaml:21: clusters.main.routing.transactions: `until_wrote` is not one of the possible words
+    hint: did you mean `until_write`? (one of primary, until_write)
 pgweir.yaml:22: clusters.second: serves all databases, as another cluster does
     hint: list its `databases`
 pgweir.yaml:23: clusters.second.nodes: lists no node

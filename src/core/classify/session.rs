@@ -246,7 +246,8 @@ fn isolation_value(sql: &[u8], value: &[Piece<'_>]) -> Isolation {
         .unwrap_or_default()
         .to_ascii_lowercase();
     match word.as_str() {
-        "read committed" | "read uncommitted" | "repeatable read" => Isolation::Weaker,
+        "read committed" | "read uncommitted" => Isolation::ReadCommitted,
+        "repeatable read" => Isolation::RepeatableRead,
         _ => Isolation::Serializable,
     }
 }

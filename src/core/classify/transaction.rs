@@ -77,15 +77,18 @@ pub(super) fn modes(mut pieces: &[Piece<'_>]) -> (TransactionModes, Clarity) {
                 modes.isolation = Some(Isolation::Serializable);
                 3
             }
-            ["isolation", "level", "repeatable", "read", ..]
-            | [
+            ["isolation", "level", "repeatable", "read", ..] => {
+                modes.isolation = Some(Isolation::RepeatableRead);
+                4
+            }
+            [
                 "isolation",
                 "level",
                 "read",
                 "committed" | "uncommitted",
                 ..,
             ] => {
-                modes.isolation = Some(Isolation::Weaker);
+                modes.isolation = Some(Isolation::ReadCommitted);
                 4
             }
             ["read", "only", ..] => {

@@ -5,7 +5,7 @@
 
 use super::*;
 use crate::core::lsn::Lsn;
-use crate::core::policy::ReadAfterWrite;
+use crate::core::policy::{ReadAfterWrite, Transactions};
 use crate::core::snapshot::Incarnation;
 use crate::core::statement::Consistency;
 
@@ -51,6 +51,7 @@ impl Scene {
                 max_staleness: Duration::from_secs(10),
                 max_lag_bytes: 1000,
                 balance: Balance::Random,
+                transactions: Transactions::Primary,
                 zone: None,
                 read_functions: vec![],
                 write_functions: vec![],

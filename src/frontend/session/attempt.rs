@@ -16,6 +16,7 @@ use crate::core::router::{
     Decision, NoRoute, NodeSet, Patience, Route, RouteReason, RouteRequest, RouteWorld, Target,
     route,
 };
+use crate::core::segment::Begun;
 use crate::core::snapshot::{Incarnation, NodeId, NodeRole};
 use crate::core::statement::TransactionControl;
 use crate::frontend::error::ProxyError;
@@ -66,8 +67,12 @@ impl Session {
             .first()
             .map(|text| text.hint.clone())
             .unwrap_or_default();
-        let put_off = self.block.as_ref().and_then(|block| block.put_off.as_ref());
-        let target = match plan.target(mode, put_off.map(|begin| begin.modes)) {
+        let begun = match &self.block {
+            // Boxed: few sessions come here, and every one would keep room for it.
+            Some(_) => Box::pin(self.begun(plan, extent.arrived)).await,
+            None => Begun::No,
+        };
+        let target = match plan.target(mode, begun) {
             // What it has begun cannot be moved to another node any more.
             Target::Read if extent.end == SegmentEnd::Flush && !closes_early(plan, extent) => {
                 Target::Primary(RouteReason::NotUnderstood)
@@ -350,7 +355,7 @@ impl Session {
         true
     }
 
-    fn note_misrouted(&self, sqlstate: SqlState, node: NodeId) {
+    pub(super) fn note_misrouted(&self, sqlstate: SqlState, node: NodeId) {
         self.cluster.metrics.count_misrouted(sqlstate.as_str());
         tracing::warn!(
             node = %self.node_name(node),
@@ -360,7 +365,7 @@ impl Session {
     }
 
     /// Takes the rest of a refused segment off the connection, so that it can be used again.
-    async fn drain(&mut self, mut link: Box<Link>) {
+    pub(super) async fn drain(&mut self, mut link: Box<Link>) {
         link.discard_held();
         let drained = loop {
             match self.relay(&mut link).await {
@@ -445,7 +450,7 @@ impl Session {
     }
 }
 
-const fn names_recovery(kind: ErrorKind) -> NamesRecovery {
+pub(super) const fn names_recovery(kind: ErrorKind) -> NamesRecovery {
     match kind {
         ErrorKind::DuringRecovery => NamesRecovery::Yes,
         ErrorKind::Ordinary | ErrorKind::Fatal => NamesRecovery::No,

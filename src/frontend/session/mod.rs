@@ -35,6 +35,7 @@ mod state;
 mod texts;
 mod train;
 mod translate;
+mod until_write;
 
 use std::sync::{Arc, Mutex};
 use std::task::Poll;

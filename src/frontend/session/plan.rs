@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use crate::core::router::{RouteReason, Target};
-use crate::core::segment::target;
-use crate::core::statement::{Classification, Consistency, SessionEffect, TransactionModes};
+use crate::core::segment::{Begun, target};
+use crate::core::statement::{Classification, Consistency, SessionEffect};
 use crate::frontend::classification::CachedText;
 use crate::frontend::error::ProxyError;
 use crate::frontend::session::state::SessionState;
@@ -111,6 +111,11 @@ impl Plan {
         self.needs == Needs::Node && self.reach == Reach::Itself && unnamed
     }
 
+    /// Whether it opens a portal that a later segment may fetch from.
+    pub(super) fn opens_named_portal(&self) -> bool {
+        self.portals.iter().any(|name| !name.is_empty())
+    }
+
     /// Adds a segment behind the first `end` bytes.
     pub(super) fn append(&mut self, next: Self, end: usize) {
         self.ends.push(end);
@@ -143,8 +148,8 @@ impl Plan {
         Ok(())
     }
 
-    /// Where the segment may run in `mode`, in a block with these modes that no node has seen yet.
-    pub(super) fn target(&self, mode: Consistency, begun: Option<TransactionModes>) -> Target {
+    /// Where the segment may run in `mode`, in a block that no node has seen yet.
+    pub(super) fn target(&self, mode: Consistency, begun: Begun) -> Target {
         match self.needs {
             Needs::Nothing | Needs::Node => {
                 target(self.texts.iter().map(AsRef::as_ref), mode, begun)

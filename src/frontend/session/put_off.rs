@@ -26,6 +26,17 @@ pub(super) struct PutOff {
     pub(super) modes: TransactionModes,
     /// Whether a statement in it could not be run.
     pub(super) fate: Fate,
+    /// Which nodes it may begin on.
+    pub(super) on: On,
+}
+
+/// Which nodes a block may begin on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum On {
+    /// Those that its modes and the configuration allow.
+    Any,
+    /// It was on a replica, and comes to something that needs the primary.
+    Primary,
 }
 
 /// Whether a statement of the block could not be run.
@@ -81,6 +92,7 @@ impl Session {
                     sql,
                     modes,
                     fate: Fate::Fine,
+                    on: On::Any,
                 })));
                 words
             }

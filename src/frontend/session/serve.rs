@@ -256,7 +256,14 @@ impl Session {
         plan: &Plan,
         extent: Extent,
     ) -> Result<(), SessionEnd> {
-        if link.route.role == NodeRole::Replica && !joins_replica_block(plan) {
+        let block = self.block.as_deref_mut();
+        if let Some(begin) = block.and_then(|block| block.until_write.take()) {
+            return Box::pin(self.serve_until_write(link, begin, plan, extent)).await;
+        }
+        // A block that has failed refuses everything but its end itself.
+        let refuses = link.scanner.status == TransactionStatus::Failed && !ends_and_goes_on(plan);
+        let joins = refuses || joins_replica_block(plan);
+        if link.route.role == NodeRole::Replica && !joins {
             return self.leave_replica(link, plan, extent).await;
         }
         link.route.reason = match (self.pin, link.route.role) {

@@ -11,6 +11,7 @@ use super::state::LastRoute;
 use super::{Session, SessionEnd, Skipping, now};
 use crate::core::catalog::Catalog;
 use crate::core::residue::SettingNames;
+use crate::core::segment::may_move;
 use crate::core::snapshot::NodeRole;
 use crate::core::statement::{
     AccessMode, CatalogEffect, PinReason, SessionEffect, SettingChange, StatementVerdict,
@@ -56,6 +57,9 @@ pub(super) struct OpenBlock {
     pub(super) begun_under: Option<Arc<Catalog>>,
     /// The modes it was begun with, as long as it can be begun again elsewhere.
     pub(super) begun: Option<TransactionModes>,
+    /// Its BEGIN, while it is on a replica and is to go on elsewhere at the first statement that may
+    /// write.
+    pub(super) until_write: Option<PutOff>,
     /// Its BEGIN, while no node has seen it.
     pub(super) put_off: Option<PutOff>,
 }
@@ -139,8 +143,9 @@ impl Session {
         if is_open || link.batch == Batch::Open {
             if link.route.role != NodeRole::Replica {
                 block.begun_under = None;
-            } else if put_off.is_some() {
+            } else if let Some(begin) = put_off {
                 block.begun_under = self.current_catalog();
+                block.until_write = may_move(begin.modes).then_some(begin);
             } else if !was_open {
                 block.begun = begun_modes(plan);
                 block.begun_under = self.current_catalog();

@@ -10,6 +10,7 @@ use super::plan::Plan;
 use super::serve::Extent;
 use super::{Session, SessionTexts};
 use crate::core::segment::may_be_coupled;
+use crate::core::snapshot::NodeRole;
 use crate::limits::SEGMENT_BYTES;
 use crate::protocol::segment::{Segment, SegmentEnd, find_segment};
 
@@ -20,7 +21,12 @@ impl Session {
     /// Adds the whole segments behind the first one that may go with it.
     pub(super) fn couple(&self, plan: &mut Plan, extent: &mut Extent) {
         let is_last = self.inbound.filled().len() <= extent.length;
-        if is_last || extent.end != SegmentEnd::Sync || !may_couple(plan) {
+        // A block on a replica may have to go on elsewhere.
+        let is_still = match &self.link {
+            Some(link) => link.route.role != NodeRole::Replica,
+            None => self.block.is_none(),
+        };
+        if is_last || !is_still || extent.end != SegmentEnd::Sync || !may_couple(plan) {
             return;
         }
         while plan.ends.len() < TRAIN_SEGMENTS {

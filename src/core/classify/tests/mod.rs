@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{Analysis, analyse, judge};
 use crate::core::catalog::Catalog;
-use crate::core::policy::{Balance, RoutingPolicy};
+use crate::core::policy::{Balance, RoutingPolicy, Transactions};
 use crate::core::residue::Others;
 use crate::core::statement::{
     AccessMode, CatalogEffect, Chain, Classification, Isolation, ProxyStatement, Reason,
@@ -21,6 +21,7 @@ fn policy() -> RoutingPolicy {
         max_staleness: Duration::from_secs(10),
         max_lag_bytes: 1 << 26,
         balance: Balance::LeastLoaded,
+        transactions: Transactions::Primary,
         zone: None,
         read_functions: vec![],
         write_functions: vec![],
@@ -42,7 +43,8 @@ fn access(mode: AccessMode) -> &'static str {
 fn modes(modes: TransactionModes) -> String {
     let isolation = modes.isolation.map(|isolation| match isolation {
         Isolation::Serializable => "serializable",
-        Isolation::Weaker => "weaker",
+        Isolation::RepeatableRead => "repeatable_read",
+        Isolation::ReadCommitted => "read_committed",
     });
     let access = modes.access.map(|access| match access {
         AccessMode::ReadOnly => "ro",

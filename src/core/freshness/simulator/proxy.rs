@@ -9,7 +9,9 @@ use super::servers::{Kind, Server, geometry};
 use crate::core::guarantee::{Floor, SessionGuarantee};
 use crate::core::health::RotationBounds;
 use crate::core::lsn::Lsn;
-use crate::core::policy::{Balance, ConsistencyPolicy, OnNoReplica, ReadAfterWrite, RoutingPolicy};
+use crate::core::policy::{
+    Balance, ConsistencyPolicy, OnNoReplica, ReadAfterWrite, RoutingPolicy, Transactions,
+};
 use crate::core::router::{Decision, NodeSet, Patience, RouteRequest, RouteWorld, Target, route};
 use crate::core::snapshot::{Eligibility, NodeId, NodeRole, ReplayLag, RoutingSnapshot};
 use crate::core::statement::Consistency;
@@ -85,6 +87,7 @@ impl Proxy {
                 max_staleness: MAX_STALENESS,
                 max_lag_bytes: 1 << 20,
                 balance: Balance::Random,
+                transactions: Transactions::Primary,
                 zone: None,
                 read_functions: vec![],
                 write_functions: vec![],

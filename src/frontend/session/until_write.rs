@@ -1,0 +1,175 @@
+//! A block that may write and has not yet: it runs on a replica, and goes on in a block on the primary
+//! at the first segment that may write, or that the replica cannot run (`routing.transactions:
+//! until_write`).
+//!
+//! That is sound for READ COMMITTED alone, where every statement has a snapshot of its own (manual,
+//! "Read Committed Isolation Level"), and as long as nothing is left on the replica: no setting,
+//! savepoint, cursor or named portal. A role's or database's default of another level is asked for once.
+
+use std::time::Instant;
+
+use super::link::{Link, LinkError, Pause};
+use super::plan::{Needs, Plan};
+use super::put_off::{On, PutOff};
+use super::serve::Extent;
+use super::{Session, SessionEnd, now};
+use crate::backend::pool::PoolKey;
+use crate::core::guarantee::Floor;
+use crate::core::policy::Transactions;
+use crate::core::retry::{AfterError, after_replica_error};
+use crate::core::router::{NodeSet, RouteReason, RouteRequest, Target};
+use crate::core::segment::{Begun, may_move, may_precede_write};
+use crate::core::snapshot::NodeId;
+use crate::frontend::cluster::DefaultIsolation;
+use crate::protocol::backend::TransactionStatus;
+use crate::protocol::frontend::write_query;
+use crate::protocol::message::Reader;
+use crate::protocol::outstanding::Expected;
+use crate::protocol::replies::Hold;
+
+impl Session {
+    /// The block that the segment stands in, if no node has seen it.
+    pub(super) async fn begun(&mut self, plan: &Plan, arrived: Instant) -> Begun {
+        let put_off = self
+            .block
+            .as_deref()
+            .and_then(|block| block.put_off.as_ref());
+        let Some(begin) = put_off else {
+            return Begun::No;
+        };
+        let (modes, on) = (begin.modes, begin.on);
+        let wanted = self.policies.routing.transactions == Transactions::UntilWrite;
+        let may_run_there = wanted && on == On::Any && may_move(modes) && precedes_write(plan);
+        if !may_run_there || (modes.isolation.is_none() && !self.is_read_committed(arrived).await) {
+            return Begun::Yes(modes);
+        }
+        Begun::UntilWrite
+    }
+
+    /// Whether a block that does not name its isolation level is READ COMMITTED.
+    async fn is_read_committed(&mut self, arrived: Instant) -> bool {
+        let settings = &self.state.settings.0;
+        if settings.contains_key("default_transaction_isolation") {
+            return false;
+        }
+        let key = PoolKey {
+            node: NodeId(0),
+            ..self.key.clone()
+        };
+        if let Some(known) = self.cluster.shared.isolation(&key) {
+            return known == DefaultIsolation::ReadCommitted;
+        }
+        // The block is not to be begun on the connection that is asked.
+        let block = self.block.take();
+        let asked = Box::pin(self.ask_isolation(arrived)).await;
+        self.block = block;
+        if let Some(isolation) = asked {
+            self.cluster.shared.note_isolation(key, isolation);
+        }
+        asked == Some(DefaultIsolation::ReadCommitted)
+    }
+
+    /// Asks the primary; `None` if there is no answer.
+    async fn ask_isolation(&mut self, arrived: Instant) -> Option<DefaultIsolation> {
+        let request = RouteRequest {
+            target: Target::Primary(RouteReason::Transaction),
+            floor: Floor::default(),
+            excluded: NodeSet::default(),
+        };
+        let mut link = self.link_for(&request, arrived).await.ok()?;
+        link.scanner.begin(Hold::Released);
+        write_query(link.to_server.writer(), b"SHOW transaction_isolation");
+        link.replies.push(Expected::Inspection);
+        link.lease.unnamed_owner = None;
+        let relayed = self.relay(&mut link).await;
+        self.leave_target(&mut link);
+        if !matches!(relayed, Ok(Pause::Answered)) {
+            return None;
+        }
+        let isolation = match link.scanner.captured.as_slice() {
+            [row] if Reader::new(row).rest().ends_with(b"read committed") => {
+                Some(DefaultIsolation::ReadCommitted)
+            }
+            [_] => Some(DefaultIsolation::Other),
+            _ => None,
+        };
+        self.spare = link.give_back(now());
+        isolation
+    }
+
+    /// Runs a segment of a block that began as `begin` and is on a replica.
+    pub(super) async fn serve_until_write(
+        &mut self,
+        mut link: Box<Link>,
+        begin: PutOff,
+        plan: &Plan,
+        extent: Extent,
+    ) -> Result<(), SessionEnd> {
+        // A block that has failed refuses everything itself.
+        let has_failed = link.scanner.status == TransactionStatus::Failed;
+        if !has_failed && !precedes_write(plan) {
+            self.end_replica_block(link).await;
+            return self.begin_on_primary(begin, plan, extent).await;
+        }
+        link.route.reason = RouteReason::ReadOnlyTransaction;
+        let unnamed = self.state.unnamed.clone();
+        self.send(&mut link, plan, extent, Hold::UntilResult)?;
+        loop {
+            match self.relay(&mut link).await {
+                Ok(Pause::Answered) => break,
+                Ok(Pause::HeldError(sqlstate, kind)) => {
+                    let after =
+                        after_replica_error(&sqlstate.0, super::attempt::names_recovery(kind));
+                    if has_failed || after == AfterError::Surface {
+                        link.scanner.hold = Hold::Released;
+                        continue;
+                    }
+                    if after == AfterError::Misrouted {
+                        self.note_misrouted(sqlstate, link.route.node);
+                        self.learn_write(plan);
+                    }
+                    self.drain(link).await;
+                    self.state.unnamed = unnamed;
+                    return self.begin_on_primary(begin, plan, extent).await;
+                }
+                Ok(Pause::Input) => self.feed_copy(&mut link)?,
+                Err(LinkError::Server(_)) if link.is_untouched() && !has_failed => {
+                    self.leave_target(&mut link);
+                    self.state.unnamed = unnamed;
+                    return self.begin_on_primary(begin, plan, extent).await;
+                }
+                Err(error) => return Err(self.lost(&link, &error)),
+            }
+        }
+        self.inbound.consume(extent.length);
+        if let Some(block) = self.block.as_deref_mut() {
+            block.until_write = Some(begin);
+        }
+        self.settle(link, plan, extent).await
+    }
+
+    /// Goes on in a block of its own on the primary.
+    async fn begin_on_primary(
+        &mut self,
+        begin: PutOff,
+        plan: &Plan,
+        extent: Extent,
+    ) -> Result<(), SessionEnd> {
+        let block = self.block.get_or_insert_default();
+        block.begun_under = None;
+        block.put_off = Some(PutOff {
+            on: On::Primary,
+            ..begin
+        });
+        self.serve_routed(plan, extent).await
+    }
+}
+
+/// Whether the segment leaves nothing on the node that a later one of the block could need.
+fn precedes_write(plan: &Plan) -> bool {
+    plan.needs == Needs::Node
+        && !plan.opens_named_portal()
+        && plan.texts.iter().all(|text| {
+            !text.statements.is_empty() && text.statements.iter().all(may_precede_write)
+        })
+}

@@ -155,6 +155,11 @@ impl PreparedNames {
         self.used.clear();
     }
 
+    /// Those that exist here, which are forgotten: the caller closes them.
+    pub fn take(&mut self) -> Vec<u64> {
+        self.used.drain().map(|(id, _)| id).collect()
+    }
+
     /// How many exist.
     pub fn len(&self) -> usize {
         self.used.len()

@@ -2,7 +2,7 @@
 
 use super::router::{RouteReason, Target};
 use super::statement::{
-    AccessMode, CatalogEffect, Chain, Classification, Consistency, Isolation, Reason,
+    AccessMode, CatalogEffect, Chain, Classification, Consistency, Isolation, PinReason, Reason,
     SessionEffect, StatementVerdict, TransactionControl, TransactionModes,
 };
 
@@ -89,6 +89,7 @@ pub fn may_share_transaction(text: &Classification) -> bool {
             );
             !alone
                 && statement.session != SessionEffect::DiscardAll
+                && statement.session != SessionEffect::Pins(PinReason::SqlPrepare)
                 && statement.transaction != TransactionControl::TwoPhase
         })
 }
@@ -113,10 +114,15 @@ pub fn may_join_replica_block(statement: &StatementVerdict) -> bool {
 /// it is not known to be a read: all it can do there, besides reading, is to change settings of the
 /// block or the session, or to be refused by the replica.
 pub fn may_stay_on_replica(statement: &StatementVerdict) -> bool {
+    let lists_statements = statement.session == SessionEffect::Pins(PinReason::SqlPrepare)
+        && matches!(
+            statement.reason,
+            Reason::NodeLocalRelation | Reason::NodeLocalFunction
+        );
     let harmless = matches!(
         statement.session,
-        SessionEffect::None | SessionEffect::Setting(_)
-    );
+        SessionEffect::None | SessionEffect::DeallocateAll | SessionEffect::Setting(_)
+    ) || lists_statements;
     // Another node's locks would exclude nobody.
     harmless
         && statement.reason != Reason::AdvisoryLock
@@ -329,7 +335,7 @@ mod tests {
         statement.reason = Reason::AdvisoryLock;
         assert!(!may_stay_on_replica(&statement));
         statement.reason = Reason::SessionState;
-        statement.session = SessionEffect::Pins(crate::core::statement::PinReason::Listen);
+        statement.session = SessionEffect::Pins(PinReason::Listen);
         assert!(!may_stay_on_replica(&statement));
     }
 

@@ -23,6 +23,10 @@ pub struct Prepared {
     pub types: Box<[u8]>,
     /// What the text was classified as.
     pub text: Arc<CachedText>,
+    /// The generation of the registry when it was parsed.
+    generation: u64,
+    /// The settings it was parsed with.
+    settings: Arc<AppliedSettings>,
 }
 
 impl Prepared {
@@ -100,13 +104,13 @@ impl StatementRegistry {
             sql: sql.into(),
             types: types.into(),
             settings: Arc::clone(settings),
-            generation: self.generation.load(Ordering::Acquire),
+            generation: self.generation(),
         };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(prepared) = known.statements.get(&key).and_then(Weak::upgrade) {
             return prepared;
         }
-        let prepared = Arc::new(self.new_statement(sql, types, text));
+        let prepared = Arc::new(self.unshared(sql, types, settings, text));
         known.statements.insert(key, Arc::downgrade(&prepared));
         known.sweep();
         prepared
@@ -118,12 +122,24 @@ impl StatementRegistry {
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// A statement that is not shared: the unnamed one.
-    pub fn unshared(&self, sql: &[u8], types: &[u8], text: &Arc<CachedText>) -> Prepared {
-        self.new_statement(sql, types, text)
+    fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
-    fn new_statement(&self, sql: &[u8], types: &[u8], text: &Arc<CachedText>) -> Prepared {
+    /// Whether the statement means what it meant when it was parsed: no table can have changed since,
+    /// and these are the settings of then.
+    pub fn is_current(&self, statement: &Prepared, settings: &Arc<AppliedSettings>) -> bool {
+        statement.generation == self.generation() && statement.settings == *settings
+    }
+
+    /// A statement that is not shared: the unnamed one.
+    pub fn unshared(
+        &self,
+        sql: &[u8],
+        types: &[u8],
+        settings: &Arc<AppliedSettings>,
+        text: &Arc<CachedText>,
+    ) -> Prepared {
         let id = self.numbers.next();
         Prepared {
             id,
@@ -131,6 +147,8 @@ impl StatementRegistry {
             sql: sql.into(),
             types: types.into(),
             text: Arc::clone(text),
+            generation: self.generation(),
+            settings: Arc::clone(settings),
         }
     }
 }

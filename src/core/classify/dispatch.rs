@@ -299,15 +299,18 @@ fn definition(sql: &[u8], pieces: &[Piece<'_>]) -> StatementFacts {
     } else {
         Proof::Definition(Reason::Ddl)
     };
-    let facts = StatementFacts::new(proof, calls).with_effect(ddl::effect(pieces));
     let executes = |pair: &[Piece<'_>]| match pair {
         [first, second] => first.is("as") && second.is("execute"),
         _ => false,
     };
+    let effect = ddl::effect(pieces);
     if runs_query && pieces.windows(2).any(executes) {
-        facts.pinned(PinReason::SqlPrepare)
+        // What looks like a call is the statement's name with its parameters.
+        StatementFacts::new(proof, References::default())
+            .with_effect(effect)
+            .pinned(PinReason::SqlPrepare)
     } else {
-        facts
+        StatementFacts::new(proof, calls).with_effect(effect)
     }
 }
 

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use super::link::{Link, Pause};
+use super::names::Names;
 use super::plan::Plan;
 use super::{Session, SessionEnd};
 use crate::backend::state::{AppliedSettings, HIDDEN};
@@ -58,6 +59,9 @@ impl Session {
                 self.pin_for_good(PinReason::Sequence);
             }
             match &statement.session {
+                // A list of statements that is read where the block stands leaves nothing behind.
+                SessionEffect::Pins(PinReason::SqlPrepare)
+                    if link.route.role == NodeRole::Replica => {}
                 SessionEffect::Pins(reason) => self.suspect(*reason, &SettingNames::default()),
                 SessionEffect::MayConfigure(reason, names) => self.suspect(*reason, names),
                 SessionEffect::None
@@ -166,6 +170,9 @@ impl Session {
         match residue {
             Ok(residue) if !failed => self.take_in(residue, link, &doubt),
             Ok(_) | Err(Malformed) => {}
+        }
+        if self.pin.is_none() && link.names == Names::Client {
+            self.release_names(link).await?;
         }
         let target = self.cancel_target(&link.lease);
         self.registration.set_target(target);

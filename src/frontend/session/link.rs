@@ -15,6 +15,7 @@ use std::time::Instant;
 
 use tokio::io::AsyncWrite;
 
+use super::names::Names;
 use super::outgoing::{Outgoing, Output, collect};
 use super::parked::Keeping;
 use super::settle::Batch;
@@ -61,6 +62,8 @@ pub(super) struct Link {
     pub(super) progress: Progress,
     /// How many of several segments have been answered.
     pub(super) answered: usize,
+    /// Under which names the node knows the session's statements.
+    pub(super) names: Names,
     /// Statements of pgweir's own that go before the next segment.
     pub(super) prologue: Vec<String>,
     /// Settings that the connection has if the transaction under way commits.
@@ -177,6 +180,7 @@ impl Link {
             batch: Batch::Closed,
             progress: Progress::Untouched,
             answered: 0,
+            names: Names::Shared,
             prologue: Vec::new(),
             replayed: None,
             told: ReportedParameters::default(),

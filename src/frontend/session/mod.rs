@@ -17,6 +17,7 @@ mod inspect;
 mod link;
 mod long;
 mod named;
+mod names;
 mod outgoing;
 mod own;
 mod parked;

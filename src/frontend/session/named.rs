@@ -73,6 +73,25 @@ impl NamedStatements {
         }
     }
 
+    /// All of them.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Arc<[u8]>, &Arc<Prepared>)> {
+        self.by_name.iter()
+    }
+
+    /// Forgets what a node has not, but for statements about pgweir itself.
+    pub(super) fn keep(&mut self, names: &[&[u8]]) {
+        let lost: Vec<_> = self
+            .iter()
+            .filter(|(name, statement)| {
+                statement.text.own().is_none() && !names.contains(&&***name)
+            })
+            .map(|(name, _)| Arc::clone(name))
+            .collect();
+        for name in lost {
+            self.remove(&name);
+        }
+    }
+
     /// The client has closed it.
     pub(super) fn remove(&mut self, name: &[u8]) {
         if let Some(old) = self.by_name.remove(name) {

@@ -32,10 +32,14 @@ impl Session {
         let joined = plan.ends.is_empty()
             && plan.needs != Needs::Primary
             && (Arc::ptr_eq(has, wants) || !AppliedSettings::needs_own_transaction(has, wants))
-            && plan.executed.iter().all(|text| may_share_transaction(text));
+            && plan.texts.iter().all(|text| may_share_transaction(text));
         if !joined {
             link.lease.last_session = self.id;
             self.adjust(link).await?;
+            if link.must_adopt_names(plan) {
+                // Boxed: hardly any segment comes here.
+                Box::pin(self.adopt_names(link)).await?;
+            }
             return self.begin_now(link).await;
         }
         if link.lease.last_session != self.id && asks_sequence(plan) {

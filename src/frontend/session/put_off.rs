@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::link::Link;
+use super::names::Names;
 use super::plan::{Needs, Plan};
 use super::serve::Extent;
 use super::settle::{Batch, OpenBlock};
@@ -127,7 +128,11 @@ impl Session {
             return Some(control);
         }
         let name = deallocated_name(sql)?;
-        let known = self.state.statements.find(name.as_bytes()).is_some();
+        let theirs = self
+            .link
+            .as_deref()
+            .is_some_and(|link| link.names == Names::Client);
+        let known = !theirs && self.state.statements.find(name.as_bytes()).is_some();
         (known && self.status() != TransactionStatus::Failed).then_some(Control::Deallocate(name))
     }
 
@@ -137,7 +142,12 @@ impl Session {
         self.state.unnamed = match (plan.parses.first(), sql) {
             (Some(text), Some(sql)) => {
                 let registry = &self.cluster.shared.statements;
-                Some(Arc::new(registry.unshared(&sql, &[0, 0], text)))
+                Some(Arc::new(registry.unshared(
+                    &sql,
+                    &[0, 0],
+                    &self.state.settings,
+                    text,
+                )))
             }
             _ => None,
         };

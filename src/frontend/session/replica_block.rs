@@ -45,6 +45,7 @@ impl Session {
         if !self.run_own(&mut primary, begin).await {
             return Err(ProxyError::ConnectionLost.into());
         }
+        self.use_names(&mut primary, plan).await?;
         self.send(&mut primary, plan, extent, Hold::Released)?;
         self.inbound.consume(extent.length);
         self.finish(primary, plan, extent).await

@@ -7,6 +7,7 @@ use std::time::Instant;
 use tokio::io::AsyncWriteExt;
 
 use super::link::{ClientSide, Link, LinkError, Pause, Until};
+use super::names::Names;
 use super::plan::{Needs, Plan};
 use super::settle::Batch;
 use super::translate::{Destination, NodeStatements, Translation};
@@ -68,7 +69,8 @@ impl Session {
         extent = planned;
         let node_waits = |link: &Link| {
             let for_sync = link.batch == Batch::Open && extent.end == SegmentEnd::Sync;
-            for_sync || !link.is_quiet()
+            let for_names = link.names == Names::Client && extent.end != SegmentEnd::Query;
+            for_sync || for_names || !link.is_quiet()
         };
         let is_held = self.link.as_deref().is_some_and(node_waits);
         if plan.needs == Needs::Nothing && !is_held {
@@ -274,6 +276,7 @@ impl Session {
             }
             (None, NodeRole::Primary | NodeRole::Unknown) => link.route.reason,
         };
+        self.use_names(&mut link, plan).await?;
         self.send(&mut link, plan, extent, Hold::Released)?;
         self.inbound.consume(extent.length);
         self.finish(link, plan, extent).await
@@ -389,6 +392,7 @@ impl Session {
             node: Some(NodeStatements {
                 prepared: &mut connection.prepared,
                 unnamed: &mut connection.unnamed_owner,
+                names: link.names,
             }),
         };
         translation.messages(bytes, &mut to)

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::link::Link;
+use super::names::Names;
 use super::plan::Plan;
 use super::put_off::PutOff;
 use super::serve::Extent;
@@ -295,6 +296,7 @@ impl Session {
         self.state.discard_all();
         link.lease.prepared.clear();
         link.lease.unnamed_owner = None;
+        link.names = Names::Shared;
         link.replayed = None;
         link.lease.settings = Arc::clone(&self.state.settings);
         self.doubt = None;
@@ -336,6 +338,9 @@ impl Session {
         if self.parks(&link) {
             self.park(link);
         } else {
+            if link.names == Names::Client {
+                link.taint();
+            }
             self.worker
                 .buffers
                 .take_back(BufferSize::Server, link.server_buffer());

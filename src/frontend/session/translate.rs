@@ -10,6 +10,7 @@ use crate::backend::state::PreparedNames;
 use crate::frontend::classification::CachedText;
 use crate::frontend::error::{Limit, ProxyError};
 use crate::frontend::session::named::Change;
+use crate::frontend::session::names::Names;
 use crate::frontend::session::own;
 use crate::frontend::session::state::SessionState;
 use crate::frontend::statements::{Prepared, SERVER_NAME_PREFIX, StatementRegistry, server_name};
@@ -52,6 +53,8 @@ pub(super) struct Destination<'a> {
 pub(super) struct NodeStatements<'a> {
     /// Named statements.
     pub(super) prepared: &'a mut PreparedNames,
+    /// Under which names the session's statements are known.
+    pub(super) names: Names,
     /// Whose the unnamed statement is: the number of the statement that was parsed last.
     pub(super) unnamed: &'a mut Option<u64>,
 }
@@ -120,7 +123,10 @@ impl Translation<'_> {
     ) -> Result<(), ProxyError> {
         let text = self.parses.next().ok_or(ProxyError::Internal)?;
         if parse.name.is_empty() {
-            let statement = self.registry.unshared(parse.sql, parse.types, text);
+            let settings = &self.state.settings;
+            let statement = self
+                .registry
+                .unshared(parse.sql, parse.types, settings, text);
             let number = statement.id;
             let is_own = is_own(&statement);
             let before = self.state.unnamed.replace(Arc::new(statement));
@@ -146,37 +152,45 @@ impl Translation<'_> {
                 let name = String::from_utf8_lossy(parse.name).into_owned();
                 return Err(ProxyError::DuplicateStatement { name });
             }
-            // The node refuses the second Parse of a name (42P05), as it would without pgweir.
-            to.prepare(
-                &existing,
-                Expected::Parsed(Disposition::Discard, Some(existing.id)),
-            );
-            write_parse(to.out, existing.server_name(), parse.sql, parse.types);
-            to.replies.push(Expected::Refused(name));
-            return Ok(());
+            if !to.has_client_names() {
+                // The node refuses the second Parse of a name (42P05), as it would without pgweir.
+                to.prepare(
+                    &existing,
+                    Expected::Parsed(Disposition::Discard, Some(existing.id)),
+                );
+                write_parse(to.out, existing.server_name(), parse.sql, parse.types);
+                to.replies.push(Expected::Refused(name));
+                return Ok(());
+            }
         }
+        let settings = &self.state.settings;
         let statement = if self.own.status == TransactionStatus::Failed {
             // Whether the node takes it depends on the text: it must not be answered for another one.
-            Arc::new(self.registry.unshared(parse.sql, parse.types, text))
+            let unshared = self
+                .registry
+                .unshared(parse.sql, parse.types, settings, text);
+            Arc::new(unshared)
         } else {
-            let settings = &self.state.settings;
             self.registry.intern(parse.sql, parse.types, settings, text)
         };
         let change = Change::Parsed(parse.name.into(), Arc::clone(&statement));
         self.pending.push(change);
         let is_own = is_own(&statement);
-        if is_own
-            || !to.prepare(
-                &statement,
-                Expected::Parsed(Disposition::Forward, Some(statement.id)),
-            )
-        {
+        let parsed = Expected::Parsed(Disposition::Forward, Some(statement.id));
+        if to.has_client_names() && !is_own {
+            to.copy(message, parsed);
+        } else if is_own || !to.prepare(&statement, parsed) {
             to.replies.push(Expected::AlreadyParsed);
         }
         Ok(())
     }
 
     fn bind(&mut self, bind: Bind<'_>, message: &[u8], to: &mut Destination<'_>) {
+        if self.is_theirs(bind.statement, to) {
+            self.state.forget_proxy_portal(bind.portal);
+            to.copy(message, Expected::Bound(None));
+            return;
+        }
         let Some((name, statement)) = self.statement(bind.statement) else {
             self.state.forget_proxy_portal(bind.portal);
             to.unknown_statement(bind, message);
@@ -220,6 +234,9 @@ impl Translation<'_> {
             }
             // The node says that there is no such thing.
             Named::Unknown => to.copy(message, Expected::Described),
+            Named::Statement(name) if self.is_theirs(name, to) => {
+                to.copy(message, Expected::Described);
+            }
             Named::Statement(name) => {
                 let Some((_, statement)) = self.statement(name) else {
                     to.unknown_name(tag::DESCRIBE, name, Expected::Described);
@@ -273,11 +290,22 @@ impl Translation<'_> {
                     self.state.unnamed = None;
                     to.answer(own::CLOSE_COMPLETE.into());
                 } else {
+                    let is_theirs = self.is_theirs(name, to);
                     self.pending.push(Change::Closed(name.into()));
-                    to.replies.push(Expected::AlreadyClosed);
+                    if is_theirs {
+                        to.copy(message, Expected::ClosedNamed);
+                    } else {
+                        to.replies.push(Expected::AlreadyClosed);
+                    }
                 }
             }
         }
+    }
+
+    /// Whether the node knows the name as the client does.
+    fn is_theirs(&self, name: &[u8], to: &Destination<'_>) -> bool {
+        let is_own = |(_, statement): (_, Arc<Prepared>)| is_own(&statement);
+        to.has_client_names() && !name.is_empty() && !self.named(name).is_some_and(is_own)
     }
 
     /// The statement, and the client's name for it unless it is the unnamed one.
@@ -307,6 +335,11 @@ impl Destination<'_> {
 
     fn answer(&mut self, bytes: Box<[u8]>) {
         self.replies.push(Expected::Synthesize(bytes));
+    }
+
+    fn has_client_names(&self) -> bool {
+        let node = self.node.as_ref();
+        node.is_some_and(|node| node.names == Names::Client)
     }
 
     fn forget_unnamed(&mut self) {

@@ -1,0 +1,127 @@
+//! Statements under the client's own names, on one connection.
+//!
+//! Elsewhere a node knows a statement by a name of pgweir's, since connections are shared. SQL that
+//! speaks of statements (EXECUTE, PREPARE, DEALLOCATE, `pg_prepared_statements`) means the client's
+//! names, so before such a text the session's statements are prepared under them on the primary
+//! connection that runs it, and pgweir's are closed there. From then on names pass unchanged, until
+//! nothing prepared by SQL is left and the session leaves the connection.
+
+use super::link::{Link, Pause};
+use super::plan::Plan;
+use super::prologue::Unprepared;
+use super::settle::Batch;
+use super::{Session, SessionEnd, own};
+use crate::core::residue::SettingNames;
+use crate::core::snapshot::NodeRole;
+use crate::core::statement::{PinReason, SessionEffect};
+use crate::frontend::error::ProxyError;
+use crate::frontend::statements::server_name;
+use crate::protocol::backend::TransactionStatus;
+use crate::protocol::frontend::{SYNC, tag, write_named_statement, write_parse, write_query};
+use crate::protocol::message::{Malformed, Reader};
+use crate::protocol::outstanding::{Disposition, Expected};
+use crate::protocol::replies::{Hold, Outcome};
+
+/// Under which names a connection knows the session's statements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Names {
+    /// Those that pgweir gives for all sessions.
+    Shared,
+    /// The client's.
+    Client,
+}
+
+impl Session {
+    /// Adopts the names on the connection that the session holds, if the segment needs that.
+    pub(super) async fn use_names(
+        &mut self,
+        link: &mut Link,
+        plan: &Plan,
+    ) -> Result<(), SessionEnd> {
+        if !link.must_adopt_names(plan) {
+            return Ok(());
+        }
+        let adopted = Box::pin(self.adopt_names(link)).await;
+        adopted.map_err(|Unprepared| ProxyError::ConnectionLost.into())
+    }
+
+    /// Prepares the session's statements under the client's names, and closes pgweir's.
+    pub(super) async fn adopt_names(&mut self, link: &mut Link) -> Result<(), Unprepared> {
+        link.scanner.begin(Hold::Released);
+        let out = link.to_server.writer();
+        for id in link.lease.prepared.take() {
+            write_named_statement(out, tag::CLOSE, server_name(id).as_bytes());
+        }
+        out.extend_from_slice(&SYNC);
+        link.replies.push(Expected::Query(Disposition::Discard));
+        // A statement that cannot be parsed any more would end the block.
+        let in_block = link.scanner.status == TransactionStatus::InTransaction;
+        let registry = &self.cluster.shared.statements;
+        for (name, statement) in self.state.statements.iter() {
+            let fails = in_block && !registry.is_current(statement, &self.state.settings);
+            if fails || own::statement_of(&statement.text).is_some() {
+                continue;
+            }
+            write_parse(out, name, &statement.sql, &statement.types);
+            out.extend_from_slice(&SYNC);
+            link.replies.push(Expected::Query(Disposition::Discard));
+        }
+        link.names = Names::Client;
+        self.suspect(PinReason::SqlPrepare, &SettingNames::default());
+        match self.relay(link).await {
+            Ok(Pause::Answered) => Ok(()),
+            Ok(Pause::Input | Pause::HeldError(..)) | Err(_) => Err(Unprepared),
+        }
+    }
+
+    /// Nothing holds the session on the connection any more: what it has prepared there is closed, so
+    /// that the connection can serve others.
+    pub(super) async fn release_names(&mut self, link: &mut Link) -> Result<(), SessionEnd> {
+        link.scanner.begin(Hold::Released);
+        let sql = b"SELECT name FROM pg_catalog.pg_prepared_statements";
+        write_query(link.to_server.writer(), sql);
+        link.replies.push(Expected::Inspection);
+        match self.relay(link).await {
+            Ok(Pause::Answered) => {}
+            Ok(Pause::Input | Pause::HeldError(..)) => return Ok(()),
+            Err(error) => return Err(self.lost(link, &error)),
+        }
+        if link.scanner.outcome.has(Outcome::FATAL) {
+            return Err(SessionEnd::Told);
+        }
+        let names: Result<Vec<_>, Malformed> =
+            link.scanner.captured.iter().map(|row| name(row)).collect();
+        let failed = link.scanner.outcome.has(Outcome::OWN_QUERY_FAILED);
+        if let (Ok(names), false) = (&names, failed) {
+            // What SQL has deallocated is gone.
+            self.state.statements.keep(names);
+        }
+        if !failed && names.is_ok() && self.run_own(link, "DEALLOCATE ALL").await {
+            link.names = Names::Shared;
+        }
+        Ok(())
+    }
+}
+
+impl Link {
+    /// Whether the segment speaks of statements by their names and the connection does not know them.
+    pub(super) fn must_adopt_names(&self, plan: &Plan) -> bool {
+        let mut statements = plan.texts.iter().flat_map(|text| text.statements.iter());
+        statements.any(|one| one.session == SessionEffect::Pins(PinReason::SqlPrepare))
+            && self.names == Names::Shared
+            && self.route.role == NodeRole::Primary
+            && self.batch != Batch::Open
+            && self.is_quiet()
+            && self.scanner.status != TransactionStatus::Failed
+    }
+}
+
+/// The only field of a `DataRow`.
+fn name(row: &[u8]) -> Result<&[u8], Malformed> {
+    let mut reader = Reader::new(row);
+    if reader.int16()? != 1 {
+        return Err(Malformed);
+    }
+    let length = usize::try_from(reader.int32()?).map_err(|_| Malformed)?;
+    reader.bytes(length)
+}

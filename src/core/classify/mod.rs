@@ -27,6 +27,7 @@
 
 mod analysis;
 mod bridge;
+mod copy;
 mod ddl;
 mod deallocate;
 mod dispatch;

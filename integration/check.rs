@@ -67,6 +67,23 @@ async fn connect_shows_what_each_node_is_and_names_the_one_that_is_gone() {
 }
 
 #[tokio::test]
+async fn connect_tries_whether_roles_can_be_looked_up() {
+    let cluster = harness::shared_cluster().await;
+    let denied = yaml::config(cluster, (6432, 9187), "auth: { lookup: {} }");
+    let (status, out, err) = check(cluster, "denied.yaml", &denied, &["--connect"]);
+    assert_eq!(status, 1, "{out}");
+    assert!(err.contains("auth.query: the query failed"), "{err}");
+    assert!(
+        err.contains("permission denied for table pg_authid"),
+        "{err}"
+    );
+    let query = "auth: { query: 'SELECT $1::text, NULL::text' }";
+    let allowed = yaml::config(cluster, (6432, 9187), query);
+    let (status, out, err) = check(cluster, "allowed.yaml", &allowed, &["--connect"]);
+    assert_eq!((status, err.as_str()), (0, ""), "{out}");
+}
+
+#[tokio::test]
 async fn a_broken_file_ends_with_78_before_any_node_is_reached() {
     let cluster = harness::shared_cluster().await;
     let broken = yaml::config(cluster, (6432, 9187), "lisen: x\nworkers: 0");

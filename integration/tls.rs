@@ -92,6 +92,31 @@ impl Shown {
 }
 
 #[tokio::test]
+async fn a_verifier_binds_the_login_to_the_certificate_and_its_keys_lead_to_the_nodes() {
+    let cluster = shared_cluster().await;
+    let stored = harness::scram::verifier("bound", 4096);
+    let role = format!("CREATE ROLE bound LOGIN PASSWORD '{stored}'");
+    cluster.superuser_sql(0, &role).await.unwrap();
+    let file =
+        format!("users: [{{ name: bound, password: '{stored}' }}]\nauth: {{ mode: passthrough }}");
+    let shown = shown("mode: require", &file).await;
+    let dsn = |password: &str| {
+        let port = shown.proxy.port();
+        format!(
+            "host=localhost port={port} user=bound password={password} dbname=app \
+             sslmode=require channel_binding=require"
+        )
+    };
+    let who = "/*pgweir_route='primary'*/ SELECT current_user";
+    assert_eq!(answer(&dsn("bound"), who).as_deref(), Ok("bound"));
+    let refused = answer(&dsn("wrong"), who).unwrap_err();
+    assert!(
+        refused.contains("password authentication failed"),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
 async fn libpq_gets_what_its_sslmode_asks_for() {
     let modes = ["disable", "prefer", "require"];
     let table: [(&str, [Result<bool, &str>; 3]); 8] = [

@@ -83,10 +83,11 @@ pub async fn answer_lookups(cluster: Arc<ClusterConfig>, world: Arc<ClusterWorld
     desk.serve(&mut inbox).await;
 }
 
-/// Asks the primary of `cluster` for the role that asks, whatever comes of it.
+/// Tries whether `auth.query` works: asks the nodes of `cluster` in turn for the role that asks itself,
+/// until one answers. What is found does not matter.
 ///
 /// # Errors
-/// When `auth.query` does not work: the last node's error.
+/// The last node's error when none answers.
 pub async fn try_lookup(cluster: &ClusterConfig) -> Result<(), RoleLookupError> {
     let Some(lookup) = &cluster.role_lookup else {
         return Ok(());

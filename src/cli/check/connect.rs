@@ -1,5 +1,6 @@
 //! `pgweir check --connect`: what each node says of itself.
 
+use std::error::Error;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use tokio::task::JoinSet;
 use super::super::{ExitStatus, Streams};
 use crate::config::{ClusterConfig, Config, NodeConfig};
 use crate::control::probe::{Answer, ProbeReport, probe_once};
+use crate::control::roles::try_lookup;
 use crate::core::freshness::PrimarySample;
 
 /// How long one node may take in all; the monitor's own deadlines end sooner.
@@ -22,7 +24,7 @@ type Outcome = Result<ProbeReport, String>;
 
 /// Asks every node once and prints a table for each cluster.
 ///
-/// [`ExitStatus::Failure`] if a node does not answer, or a cluster has not exactly one primary, or
+/// [`ExitStatus::Failure`] if a node does not answer, if roles are to be looked up and cannot, or a cluster has not exactly one primary, or
 /// holds nodes of another cluster.
 pub(super) fn run(config: &Config, streams: &mut Streams<'_>) -> io::Result<ExitStatus> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -33,12 +35,28 @@ pub(super) fn run(config: &Config, streams: &mut Streams<'_>) -> io::Result<Exit
         let outcomes = runtime.block_on(probe_all(cluster));
         writeln!(streams.out, "\ncluster {}", cluster.name)?;
         table(&cluster.nodes, &outcomes, streams.out)?;
+        if let Err(error) = runtime.block_on(try_lookup(cluster)) {
+            let why = causes(&error).escape_debug().to_string();
+            writeln!(streams.err, "cluster {}: auth.query: {why}", cluster.name)?;
+            status = ExitStatus::Failure;
+        }
         if let Some(why) = fault(&outcomes) {
             writeln!(streams.err, "cluster {}: {why}", cluster.name)?;
             status = ExitStatus::Failure;
         }
     }
     Ok(status)
+}
+
+/// What happened and why, in one line.
+fn causes(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        line = format!("{line}: {cause}");
+        next = cause.source();
+    }
+    line
 }
 
 /// The outcome of every node, in the order of the configuration.

@@ -248,3 +248,6 @@ fn as_role(user: &str, stored: StoredPassword, old: Option<&Arc<Role>>) -> Arc<R
         old => Role::found(user, stored, old),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -106,6 +106,51 @@ async fn logins_at_the_same_time_derive_a_verifier_once() {
     assert!(Arc::ptr_eq(&one.unwrap(), &two.unwrap()));
 }
 
+/// What a password that takes a hash leads to while the only thread that could do it is busy.
+#[tokio::test]
+async fn who_waits_for_a_hash_when_the_time_is_over_is_told_that_too_many_log_in() {
+    let hashing = Hashing::start().unwrap();
+    let stored = "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=";
+    let users = format!("{{ name: app, password: '{stored}' }}");
+    let config = config("password, mode: passthrough", &users);
+    let authenticator = Authenticator::new(&config, hashing.clone());
+    let answer = async |user, password: &str, patience| {
+        let channel = Channel::default();
+        let claiming = Applicant {
+            deadline: Instant::now() + patience,
+            ..claiming(user, &channel)
+        };
+        let Progress::Ask { exchange, .. } = authenticator.begin(claiming).unwrap() else {
+            panic!("nothing was asked");
+        };
+        let body = format!("{password}\0");
+        exchange.answer(body.as_bytes()).await.map(|_| ())
+    };
+    let (short, long) = (Duration::from_millis(50), Duration::from_secs(30));
+    assert_eq!(answer("app", "pencil", long).await, Ok(()));
+    let failed = |user: &str| {
+        let user = user.to_owned();
+        Err(ProxyError::AuthenticationFailed { user })
+    };
+    assert_eq!(answer("app", "Pencil", long).await, failed("app"));
+    assert_eq!(answer("nobody", "pencil", long).await, failed("nobody"));
+    let busy: Vec<_> = (0..64)
+        .map(|_| {
+            let (release, released) = std::sync::mpsc::channel::<()>();
+            let hashing = hashing.clone();
+            tokio::spawn(async move { hashing.run(move || released.recv().is_ok()).await });
+            release
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    for user in ["app", "nobody"] {
+        let told = answer(user, "pencil", short).await;
+        assert_eq!(told, Err(ProxyError::TooManyLogins), "{user}");
+    }
+    drop(busy);
+    assert_eq!(answer("app", "pencil", long).await, Ok(()));
+}
+
 #[test]
 fn no_secret_is_printed() {
     let authenticator = authenticator("password", APP);

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::limits::{CONFIG_FAULTS_KEPT, CONFIG_FAULTS_LISTED};
 use super::raw::NotYaml;
 
 /// Why a file is refused: every fault in it, in the order of its lines.
@@ -86,7 +87,14 @@ impl fmt::Display for ConfigErrors {
             }
         }
         if self.unlisted > 0 {
-            write!(f, "\n{}: and {} more faults", self.file, self.unlisted)?;
+            // Nobody has counted further.
+            let at_least = if self.unlisted == CONFIG_FAULTS_KEPT - CONFIG_FAULTS_LISTED {
+                "at least "
+            } else {
+                ""
+            };
+            let (file, unlisted) = (&self.file, self.unlisted);
+            write!(f, "\n{file}: and {at_least}{unlisted} more faults")?;
         }
         Ok(())
     }

@@ -6,6 +6,10 @@ pub(in crate::config) const CONFIG_FILE_BYTES: u64 = 1024 * 1024;
 /// The most faults of one file that are listed; finding the line of each costs one parse.
 pub(in crate::config) const CONFIG_FAULTS_LISTED: usize = 100;
 
+/// The most faults of one file that are told apart: each is compared with all others, and aliases can
+/// multiply one a hundred thousand times.
+pub(in crate::config) const CONFIG_FAULTS_KEPT: usize = 1_000;
+
 /// The most nodes of one cluster: a `NodeSet` has this many bits.
 pub(in crate::config) const NODES_PER_CLUSTER: usize = 64;
 

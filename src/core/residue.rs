@@ -191,14 +191,19 @@ impl SettingNames {
     #[must_use]
     pub fn and(&self, other: &Self) -> Self {
         let mut names: Vec<String> = self.names.to_vec();
+        let mut others = self.others.max(other.others);
         for name in &other.names {
+            if names.len() > NAMES_LIMIT {
+                others = Others::Some;
+                break;
+            }
             if !names.contains(name) {
                 names.push(name.clone());
             }
         }
         Self {
             names: names.into(),
-            others: self.others.max(other.others),
+            others,
         }
     }
 
@@ -225,6 +230,10 @@ impl SettingNames {
     }
 
     fn take(&mut self, name: Found) {
+        // More are not asked for, and looking each up among all others takes too long.
+        if self.names.len() > NAMES_LIMIT {
+            return;
+        }
         match name {
             Found::Nothing => {}
             Found::Unknown => self.others = Others::Some,
@@ -303,6 +312,24 @@ mod tests {
     fn names(source: &str) -> (Vec<String>, Others) {
         let found = SettingNames::in_source(source);
         (found.names.into_vec(), found.others)
+    }
+
+    #[test]
+    fn a_source_full_of_placeholders_is_cut_short() {
+        let sets: Vec<String> = (0..2_000).map(|at| format!("set a.b{at} = 1")).collect();
+        let source = sets.join("; ");
+        let (found, others) = names(&source);
+        assert_eq!((found.len(), others), (NAMES_LIMIT + 1, Others::Some));
+        let some = |from: usize| SettingNames {
+            names: (from..from + 50).map(|at| format!("a.b{at}")).collect(),
+            others: Others::None,
+        };
+        let both = some(0).and(&some(50));
+        assert_eq!(
+            (both.names.len(), both.others),
+            (NAMES_LIMIT + 1, Others::Some)
+        );
+        assert_eq!(some(0).and(&some(5)).others, Others::None);
     }
 
     #[test]

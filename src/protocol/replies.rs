@@ -47,6 +47,8 @@ pub struct ReplyScanner {
     instead: Option<Box<[u8]>>,
     /// Rows of pgweir's own query, as message bodies.
     pub captured: Vec<Box<[u8]>>,
+    /// What they took on the wire.
+    captured_bytes: usize,
     /// Bodies of `ParameterStatus` messages. The client is not told of them as they come: the node may
     /// report what pgweir has set, and may have reported earlier what the client sets now.
     pub reports: Vec<Box<[u8]>>,
@@ -79,6 +81,7 @@ impl Default for ReplyScanner {
             changes: Vec::new(),
             instead: None,
             captured: Vec::new(),
+            captured_bytes: 0,
             reports: Vec::new(),
             compare: Compare::No,
             boundaries: Boundaries::Passed,
@@ -98,6 +101,7 @@ impl ReplyScanner {
         self.unparsed.clear();
         self.changes.clear();
         self.captured.clear();
+        self.captured_bytes = 0;
         self.has_result = ResultSeen::No;
     }
 
@@ -260,8 +264,8 @@ impl ReplyScanner {
 
     /// Takes one row of pgweir's own query; `false` while it is not whole.
     fn capture(&mut self, header: FrameHeader, rest: &[u8]) -> bool {
-        let held: usize = self.captured.iter().map(|row| row.len()).sum();
-        if held + header.total() > CAPTURED_BYTES {
+        // With their headers: rows without a body cost memory too.
+        if self.captured_bytes + header.total() > CAPTURED_BYTES {
             self.outcome.add(Outcome::OWN_QUERY_FAILED);
             self.pass(header, Disposition::Discard);
             return true;
@@ -270,6 +274,7 @@ impl ReplyScanner {
             return false;
         };
         self.captured.push(body.into());
+        self.captured_bytes += header.total();
         self.pass(header, Disposition::Discard);
         true
     }

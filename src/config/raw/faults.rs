@@ -7,7 +7,7 @@ use std::path::Path;
 use super::yaml::{KeyPath, Leaves, Segment, Tree, locate};
 use crate::config::environment::{BadReference, Environment, expand};
 use crate::config::errors::{ConfigErrors, Fault, nearest, printable};
-use crate::config::limits::CONFIG_FAULTS_LISTED;
+use crate::config::limits::{CONFIG_FAULTS_KEPT, CONFIG_FAULTS_LISTED};
 
 /// Why a value does not do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,7 +78,7 @@ impl<'a> Faults<'a> {
             misfit,
         };
         let mut found = self.found.borrow_mut();
-        if !found.contains(&fault) {
+        if found.len() < CONFIG_FAULTS_KEPT && !found.contains(&fault) {
             found.push(fault);
         }
     }

@@ -287,6 +287,17 @@ fn a_file_of_faults_is_reported_up_to_a_bound() {
 }
 
 #[test]
+fn faults_that_aliases_multiply_are_not_counted_to_the_end() {
+    let row = "*a, ".repeat(40);
+    let rows = "*b, ".repeat(40);
+    let report = report(&format!("x: &a '${{'\ny: &b [{row}]\nz: [{rows}]\n"));
+    assert!(
+        report.ends_with("pgweir.yaml: and at least 900 more faults"),
+        "{report}"
+    );
+}
+
+#[test]
 fn more_nodes_than_a_set_holds_are_refused() {
     use std::fmt::Write as _;
 

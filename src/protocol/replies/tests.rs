@@ -205,3 +205,13 @@ fn only_the_own_notification_of_a_connection_under_another_name_is_renamed() {
         }
     }
 }
+
+#[test]
+fn rows_without_a_body_are_not_kept_without_end() {
+    let mut bytes = message(b'D', b"").repeat(CAPTURED_BYTES);
+    bytes.extend(message(b'Z', b"I"));
+    let (client, scanner) = relay(vec![Expected::Inspection], &bytes, bytes.len());
+    assert!(client.is_empty());
+    assert!(scanner.captured.len() * 5 <= CAPTURED_BYTES);
+    assert!(scanner.outcome.has(Outcome::OWN_QUERY_FAILED));
+}

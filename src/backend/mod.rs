@@ -14,6 +14,9 @@ pub mod cancel;
 pub mod connect;
 pub mod connection;
 pub mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod home;
 pub mod login;
 pub mod pool;

@@ -31,6 +31,9 @@ mod copy;
 mod ddl;
 mod deallocate;
 mod dispatch;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod hint;
 mod judge;
 mod lexer;

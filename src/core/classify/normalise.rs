@@ -36,6 +36,11 @@ pub fn normalise(sql: &[u8], out: &mut Vec<u8>) -> Normalised {
     if plain::normalise(sql, out).is_some() {
         return Normalised::Literals;
     }
+    by_lexer(sql, out)
+}
+
+/// The way that understands every text.
+pub(super) fn by_lexer(sql: &[u8], out: &mut Vec<u8>) -> Normalised {
     out.clear();
     match Writer::new(sql, out).run() {
         Some(()) => Normalised::Literals,

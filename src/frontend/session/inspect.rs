@@ -165,7 +165,7 @@ impl Session {
         if link.scanner.outcome.has(Outcome::FATAL) {
             return Err(SessionEnd::Told);
         }
-        let residue = self.residue(&link.scanner.captured);
+        let residue = residue(&link.scanner.captured, &self.user.name);
         let failed = link.scanner.outcome.has(Outcome::OWN_QUERY_FAILED);
         match residue {
             Ok(residue) if !failed => self.take_in(residue, link, &doubt),
@@ -192,19 +192,6 @@ impl Session {
             names: placeholders.cloned().collect(),
             others: Others::None,
         })
-    }
-
-    fn residue(&self, rows: &[Box<[u8]>]) -> Result<Residue, Malformed> {
-        let mut residue = Residue::default();
-        for row in rows {
-            let mut reader = Reader::new(row);
-            if reader.int16()? != 2 {
-                return Err(Malformed);
-            }
-            let kind = text(&mut reader)?.ok_or(Malformed)?;
-            residue.add(&kind, text(&mut reader)?.as_deref(), &self.user.name);
-        }
-        Ok(residue)
     }
 
     fn take_in(&mut self, residue: Residue, link: &mut Link, doubt: &Doubt) {
@@ -239,6 +226,20 @@ impl Session {
             Some(_) | None => link.taint(),
         }
     }
+}
+
+/// What the rows of the answer say of a connection that was opened for `login`.
+pub(super) fn residue(rows: &[Box<[u8]>], login: &str) -> Result<Residue, Malformed> {
+    let mut residue = Residue::default();
+    for row in rows {
+        let mut reader = Reader::new(row);
+        if reader.int16()? != 2 {
+            return Err(Malformed);
+        }
+        let kind = text(&mut reader)?.ok_or(Malformed)?;
+        residue.add(&kind, text(&mut reader)?.as_deref(), login);
+    }
+    Ok(residue)
 }
 
 /// One field of a `DataRow`.

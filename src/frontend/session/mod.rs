@@ -12,6 +12,9 @@
 
 mod attempt;
 mod copy;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod greeting;
 mod inspect;
 mod link;

@@ -1,0 +1,224 @@
+//! What a node answers.
+
+use pgweir::protocol::frame::FrameHeader;
+use pgweir::protocol::outstanding::{Disposition, Expected, OutstandingReplies};
+use pgweir::protocol::replies::{
+    Alias, Boundaries, Compare, Hold, ReplyScanner, Span, Stop, UnexpectedReply, Verdict,
+};
+
+use crate::{cuts, take};
+
+/// How the scan begins, and what the node owes.
+struct Case {
+    hold: Hold,
+    /// How it goes on behind a held error.
+    then: Hold,
+    boundaries: Boundaries,
+    compare: Compare,
+    alias: Option<Alias>,
+    expected: Vec<Expected>,
+}
+
+impl Case {
+    fn read(data: &mut &[u8]) -> Self {
+        let flags = take(data);
+        let count = take(data) % 24;
+        Self {
+            hold: match flags & 3 {
+                0 => Hold::UntilResult,
+                1 => Hold::Discarding,
+                _ => Hold::Released,
+            },
+            then: match flags & 4 {
+                0 => Hold::Discarding,
+                _ => Hold::Released,
+            },
+            boundaries: match flags & 8 {
+                0 => Boundaries::Passed,
+                _ => Boundaries::Kept,
+            },
+            compare: match flags & 16 {
+                0 => Compare::No,
+                _ => Compare::Yes,
+            },
+            alias: match flags & 32 {
+                0 => None,
+                _ => Alias::of(1, 7),
+            },
+            expected: (0..count).map(|at| expected(take(data), at)).collect(),
+        }
+    }
+
+    /// Whether everything but reports of parameters goes to the client unchanged.
+    fn only_forwards(&self) -> bool {
+        let forwards = |one: &Expected| match one {
+            Expected::Bound(None)
+            | Expected::ClosedNamed
+            | Expected::Described
+            | Expected::Executed
+            | Expected::Synced
+            | Expected::Parsed(Disposition::Forward, _)
+            | Expected::Closed(Disposition::Forward)
+            | Expected::Query(Disposition::Forward) => true,
+            Expected::Parsed(Disposition::Discard, _)
+            | Expected::Closed(Disposition::Discard)
+            | Expected::Query(Disposition::Discard)
+            | Expected::Inspection
+            | Expected::Aside
+            | Expected::Synthesize(_)
+            | Expected::AfterCopy
+            | Expected::Bound(Some(_))
+            | Expected::Refused(_)
+            | Expected::AlreadyParsed
+            | Expected::AlreadyClosed => false,
+        };
+        self.hold == Hold::Released && self.alias.is_none() && self.expected.iter().all(forwards)
+    }
+}
+
+fn expected(kind: u8, at: u8) -> Expected {
+    use Disposition::{Discard, Forward};
+    match kind % 19 {
+        0 => Expected::Parsed(Forward, Some(u64::from(at))),
+        1 => Expected::Parsed(Discard, Some(u64::from(at))),
+        2 => Expected::Parsed(Forward, None),
+        3 => Expected::Bound(None),
+        4 => Expected::Closed(Forward),
+        5 => Expected::Closed(Discard),
+        6 => Expected::Described,
+        7 => Expected::Executed,
+        8 => Expected::Synced,
+        9 => Expected::Query(Forward),
+        10 => Expected::Query(Discard),
+        11 => Expected::Inspection,
+        12 => Expected::Aside,
+        13 => Expected::Synthesize([b'3', 0, 0, 0, 4].into()),
+        14 => Expected::AlreadyParsed,
+        15 => Expected::AlreadyClosed,
+        16 => Expected::Bound(Some([b's', at].into())),
+        17 => Expected::ClosedNamed,
+        _ => Expected::Refused([b's', at].into()),
+    }
+}
+
+/// Everything that can be seen from outside.
+#[derive(Debug, PartialEq)]
+struct Seen {
+    client: Vec<u8>,
+    own: usize,
+    consumed: usize,
+    stops: Vec<Stop>,
+    failed: Option<UnexpectedReply>,
+    owed: usize,
+    changes: Vec<Verdict>,
+    reports: Vec<Box<[u8]>>,
+    captured: Vec<Box<[u8]>>,
+}
+
+fn relay(case: &Case, stream: &[u8], ends: &[usize]) -> Seen {
+    let mut replies = OutstandingReplies::default();
+    for one in &case.expected {
+        replies.push(one.clone());
+    }
+    let mut scanner = ReplyScanner::default();
+    scanner.begin(case.hold);
+    scanner.boundaries = case.boundaries;
+    scanner.compare = case.compare;
+    scanner.alias = case.alias;
+    let mut seen = Seen {
+        client: Vec::new(),
+        own: 0,
+        consumed: 0,
+        stops: Vec::new(),
+        failed: None,
+        owed: 0,
+        changes: Vec::new(),
+        reports: Vec::new(),
+        captured: Vec::new(),
+    };
+    for end in ends {
+        if !seen.part(&mut scanner, case, &stream[..*end], &mut replies) {
+            break;
+        }
+    }
+    seen.owed = replies.len();
+    seen.changes = scanner.changes;
+    seen.captured = scanner.captured;
+    seen
+}
+
+impl Seen {
+    /// Scans what has not been consumed yet of `stream`; `false` if that is the end.
+    fn part(
+        &mut self,
+        scanner: &mut ReplyScanner,
+        case: &Case,
+        stream: &[u8],
+        replies: &mut OutstandingReplies,
+    ) -> bool {
+        let buffer = &stream[self.consumed..];
+        let (mut at, mut spans) = (0, Vec::new());
+        let goes_on = loop {
+            let before = at;
+            let stop = match scanner.scan(buffer, &mut at, replies, &mut spans) {
+                Ok(Stop::NeedMore) => break true,
+                Ok(stop) => stop,
+                Err(failed) => {
+                    self.failed = Some(failed);
+                    break false;
+                }
+            };
+            assert!(before <= at && at <= buffer.len());
+            self.stops.push(stop);
+            match stop {
+                Stop::HeldError(..) => scanner.hold = case.then,
+                Stop::Reported(_) => self.reports.append(&mut scanner.reports),
+                Stop::OwnFailed => break false,
+                Stop::NeedMore | Stop::CopyIn | Stop::Boundary => {}
+            }
+        };
+        let mut last = 0;
+        for span in spans {
+            match span {
+                Span::Range(range) => {
+                    assert!(last <= range.start && range.start < range.end && range.end <= at);
+                    last = range.end;
+                    self.client.extend_from_slice(&buffer[range]);
+                }
+                Span::Own(own) => {
+                    self.own += own.len();
+                    self.client.extend_from_slice(&own);
+                }
+            }
+        }
+        self.consumed += at;
+        goes_on
+    }
+}
+
+/// Replies: what the client gets does not depend on how they arrive, and nothing is lost or made up.
+pub fn replies(mut data: &[u8]) {
+    let case = Case::read(&mut data);
+    let seed = take(&mut data);
+    let whole = relay(&case, data, &[data.len()]);
+    let parts = relay(&case, data, &cuts(data.len(), seed));
+    assert_eq!(whole, parts);
+    assert!(whole.client.len() - whole.own <= whole.consumed);
+    assert!(whole.captured.len() <= 128 * 1024 / 5);
+    if case.only_forwards() && !data.contains(&b'G') {
+        assert_eq!(whole.client, without_reports(&data[..whole.consumed]));
+    }
+}
+
+/// The stream without `ParameterStatus`.
+fn without_reports(mut stream: &[u8]) -> Vec<u8> {
+    let mut client = Vec::new();
+    while let Ok(Some(header)) = FrameHeader::parse(stream, u32::MAX) {
+        let (message, rest) = stream.split_at(header.total().min(stream.len()));
+        if header.tag != b'S' {
+            client.extend_from_slice(message);
+        }
+        stream = rest;
+    }
+    client
+}

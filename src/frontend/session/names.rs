@@ -54,17 +54,29 @@ impl Session {
         }
         out.extend_from_slice(&SYNC);
         link.replies.push(Expected::Query(Disposition::Discard));
-        // A statement that cannot be parsed any more would end the block.
         let in_block = link.scanner.status == TransactionStatus::InTransaction;
         let registry = &self.cluster.shared.statements;
         for (name, statement) in self.state.statements.iter() {
-            let fails = in_block && !registry.is_current(statement, &self.state.settings);
-            if fails || own::statement_of(&statement.text).is_some() {
+            if own::statement_of(&statement.text).is_some() {
                 continue;
+            }
+            // A statement that cannot be parsed any more must not end the block.
+            let may_fail = in_block && !registry.is_current(statement, &self.state.settings);
+            if may_fail {
+                write_query(out, b"SAVEPOINT pgweir");
+                link.replies.push(Expected::Query(Disposition::Discard));
             }
             write_parse(out, name, &statement.sql, &statement.types);
             out.extend_from_slice(&SYNC);
             link.replies.push(Expected::Query(Disposition::Discard));
+            if may_fail {
+                write_query(
+                    out,
+                    b"ROLLBACK TO SAVEPOINT pgweir; RELEASE SAVEPOINT pgweir",
+                );
+                link.replies.push(Expected::Query(Disposition::Discard));
+                link.lease.unnamed_owner = None;
+            }
         }
         link.names = Names::Client;
         self.suspect(PinReason::SqlPrepare, &SettingNames::default());

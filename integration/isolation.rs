@@ -106,3 +106,24 @@ async fn nobody_is_given_the_numbers_of_anothers_sequence() {
     assert_eq!(session.value("SELECT nextval('numbers')"), "3");
     assert_eq!(session.value("SELECT currval('numbers'), lastval()"), "3");
 }
+
+/// Settings that are repeated in the transaction of a block go with it. What the node then says of the
+/// connection is what another session has left there.
+#[tokio::test]
+async fn a_block_that_is_rolled_back_leaves_nobody_with_anothers_settings() {
+    let pool = "clusters: { main: { pool: { size: 1 } } }";
+    let proxy = Proxy::start(filled().await, pool).await;
+    let mut other = Wire::connect(proxy.port());
+    let mut client = Wire::connect(proxy.port());
+    let before = client.value("SHOW work_mem");
+    for end in ["ROLLBACK", "SELECT 1/0; COMMIT"] {
+        other.run("SET work_mem TO '7MB'");
+        client.run("BEGIN");
+        client.run("SET timezone TO 'Etc/GMT-3'");
+        client.run("DO $$ BEGIN PERFORM 1; END $$");
+        client.query(end);
+        client.query("ROLLBACK");
+        assert_eq!(client.value("SHOW work_mem"), before, "{end}");
+        assert_eq!(other.value("SHOW work_mem"), "7MB", "{end}");
+    }
+}

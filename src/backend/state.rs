@@ -19,6 +19,12 @@ pub const ROLE: &str = "role";
 pub const HIDDEN: &str = "";
 
 impl AppliedSettings {
+    /// What a connection has of which nothing is known: everything is set anew, the role too.
+    pub fn unknown() -> Self {
+        let all = [HIDDEN, ROLE, SESSION_AUTHORIZATION];
+        Self(all.map(|name| (name.to_owned(), String::new())).into())
+    }
+
     /// The statements that turn a connection with the settings `from` into one with `to`.
     ///
     /// The identity goes back to the login role first and to the wanted role last, so that

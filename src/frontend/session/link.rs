@@ -66,6 +66,8 @@ pub(super) struct Link {
     pub(super) names: Names,
     /// Statements of pgweir's own that go before the next segment.
     pub(super) prologue: Vec<String>,
+    /// Whether the connection has lost the session's settings.
+    pub(super) undone: Undone,
     /// Settings that the connection has if the transaction under way commits.
     pub(super) replayed: Option<Arc<AppliedSettings>>,
     /// What the client has been told of parameters.
@@ -149,6 +151,15 @@ pub(super) enum LinkError {
     Protocol(#[from] UnexpectedReply),
 }
 
+/// Whether a rollback has taken back the settings that were given to the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Undone {
+    /// It has not.
+    No,
+    /// It has: it has those that it had before.
+    Yes,
+}
+
 /// The sockets and buffers of the client side.
 #[derive(Debug)]
 pub(super) struct ClientSide<'a> {
@@ -182,6 +193,7 @@ impl Link {
             answered: 0,
             names: Names::Shared,
             prologue: Vec::new(),
+            undone: Undone::No,
             replayed: None,
             told: ReportedParameters::default(),
             trust: Trust::Clean,

@@ -9,11 +9,13 @@
 use std::sync::Arc;
 
 use super::inspect::asks_sequence;
-use super::link::{Link, Pause};
+use super::link::{Link, Pause, Undone};
 use super::plan::{Needs, Plan};
-use super::{Session, now};
+use super::{Session, SessionEnd, now};
 use crate::backend::state::AppliedSettings;
 use crate::core::segment::may_share_transaction;
+use crate::frontend::error::ProxyError;
+use crate::protocol::backend::TransactionStatus;
 use crate::protocol::frontend::{tag, write_parse, write_query};
 use crate::protocol::message::write_message;
 use crate::protocol::outstanding::{Disposition, Expected};
@@ -76,6 +78,37 @@ impl Session {
         Ok(())
     }
 
+    /// Gives the connection the session's settings again, where the session stays on it although a
+    /// rollback has taken them back.
+    pub(super) async fn adjust_undone(&mut self, link: &mut Link) -> Result<(), SessionEnd> {
+        link.undone = Undone::No;
+        self.leave_target(link);
+        if !link.is_quiet() || self.adjust(link).await.is_err() {
+            return Err(ProxyError::ConnectionLost.into());
+        }
+        let target = self.cancel_target(&link.lease);
+        self.registration.set_target(target);
+        Ok(())
+    }
+
+    /// A transaction has ended in which the settings were given to the connection, and another one has
+    /// begun in the same segment.
+    pub(super) async fn replay_anew(&mut self, link: &mut Link) {
+        let outcome = link.scanner.outcome;
+        let replayed = link.replayed.take();
+        if outcome.has(Outcome::COMMITTED) && !outcome.has(Outcome::ROLLED_BACK) {
+            link.lease.settings = replayed.unwrap_or_default();
+            return;
+        }
+        link.forget_settings();
+        let forgotten = Arc::clone(&link.lease.settings);
+        if link.scanner.status == TransactionStatus::InTransaction
+            && self.adjust(link).await.is_ok()
+        {
+            link.replayed = Some(std::mem::replace(&mut link.lease.settings, forgotten));
+        }
+    }
+
     /// Begins the block that was put off.
     pub(super) async fn begin_now(&mut self, link: &mut Link) -> Result<(), Unprepared> {
         let put_off = self.block.as_ref().and_then(|block| block.put_off.as_ref());
@@ -111,6 +144,12 @@ impl Session {
 }
 
 impl Link {
+    /// Nobody knows what settings the connection has: whoever uses it next sets all of them.
+    pub(super) fn forget_settings(&mut self) {
+        self.lease.settings = Arc::new(AppliedSettings::unknown());
+        self.undone = Undone::Yes;
+    }
+
     /// Writes the prologue, of which the client learns nothing.
     pub(super) fn write_prologue(&mut self) {
         if !self.prologue.is_empty() {

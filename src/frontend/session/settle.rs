@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::link::Link;
+use super::link::{Link, Undone};
 use super::names::Names;
 use super::plan::Plan;
 use super::put_off::PutOff;
@@ -141,6 +141,9 @@ impl Session {
             return Err(SessionEnd::Told);
         }
         link.batch = self.batch_behind(&link, extent);
+        if is_open && was_open && link.replayed.is_some() && ends_transactions(plan) {
+            Box::pin(self.replay_anew(&mut link)).await;
+        }
         if is_open || link.batch == Batch::Open {
             if link.route.role != NodeRole::Replica {
                 block.begun_under = None;
@@ -160,6 +163,9 @@ impl Session {
             };
             self.end_block(&block, &mut link, plan, began);
             self.note_seen(&block, &link, at);
+        }
+        if link.undone == Undone::Yes && self.pin.is_some() && self.block.is_none() {
+            Box::pin(self.adjust_undone(&mut link)).await?;
         }
         if self.must_inspect(&link) {
             // Boxed: hardly any segment comes here, and every idle session would keep room for it.
@@ -268,9 +274,13 @@ impl Session {
         }
         let fate = fate(plan, began, outcome);
         match (link.replayed.take(), fate) {
-            (None, _) | (Some(_), Some(Fate::Undone)) => {}
+            (None, _) => {}
+            (Some(_), Some(Fate::Undone)) => link.undone = Undone::Yes,
             (Some(settings), Some(Fate::Kept)) => link.lease.settings = settings,
-            (Some(_), None) => link.taint(),
+            (Some(_), None) => {
+                link.taint();
+                link.forget_settings();
+            }
         }
         if block.settings.is_empty() {
             return;
@@ -364,8 +374,27 @@ fn fate(plan: &Plan, began: Began, outcome: Outcome) -> Option<Fate> {
         // The block ended with this segment, which did nothing else to blocks.
         (Began::Earlier, 1) if outcome.has(Outcome::COMMITTED) => Some(Fate::Kept),
         (Began::Earlier, 1) if outcome.has(Outcome::ROLLED_BACK) => Some(Fate::Undone),
+        // Several transactions have ended, all of them well.
+        (Began::Earlier, _)
+            if outcome.has(Outcome::COMMITTED)
+                && !outcome.has(Outcome::ROLLED_BACK)
+                && !outcome.has(Outcome::ERROR) =>
+        {
+            Some(Fate::Kept)
+        }
         _ => None,
     }
+}
+
+/// Whether the segment ends a transaction, and not only goes back to a savepoint.
+fn ends_transactions(plan: &Plan) -> bool {
+    let mut statements = plan.executed.iter().flat_map(|text| text.statements.iter());
+    statements.any(|statement| {
+        matches!(
+            statement.transaction,
+            TransactionControl::Commit(_) | TransactionControl::Rollback(_)
+        )
+    })
 }
 
 /// The modes of the first BEGIN in the segment.

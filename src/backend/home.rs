@@ -46,7 +46,7 @@ impl Residence {
     }
 }
 
-/// A connection's own part of its [`Residence`], which says until when there is one.
+/// A connection's own part of its `Residence`, which says until when there is one.
 #[derive(Debug)]
 pub struct Anchor(Arc<Residence>);
 

@@ -127,3 +127,35 @@ async fn a_block_that_is_rolled_back_leaves_nobody_with_anothers_settings() {
         assert_eq!(other.value("SHOW work_mem"), "7MB", "{end}");
     }
 }
+
+/// The settings that were repeated in a transaction are gone with it; the next one that begins in the
+/// same statement must have the session's again, and not what somebody else has left.
+#[tokio::test]
+async fn a_chained_transaction_has_the_sessions_own_settings() {
+    let pool = "clusters: { main: { pool: { size: 1 } } }";
+    let proxy = Proxy::start(filled().await, pool).await;
+    let mut other = Wire::connect(proxy.port());
+    let mut client = Wire::connect(proxy.port());
+    let before = client.value("SHOW work_mem");
+    client.run("SET timezone TO 'Etc/GMT-3'");
+    for chain in ["ROLLBACK AND CHAIN", "COMMIT AND CHAIN", "ROLLBACK; BEGIN"] {
+        for end in ["COMMIT", "ROLLBACK"] {
+            other.run("SET work_mem TO '7MB'");
+            client.run("BEGIN");
+            client.run("INSERT INTO w VALUES (1)");
+            client.run(chain);
+            assert_eq!(client.value("SHOW work_mem"), before, "{chain}");
+            assert_eq!(client.value("SHOW timezone"), "Etc/GMT-3", "{chain}");
+            client.run("SET statement_timeout TO '9min'");
+            client.run(end);
+            let timeout = if end == "COMMIT" { "9min" } else { "0" };
+            let what = format!("{chain}, {end}");
+            assert_eq!(client.value("SHOW statement_timeout"), timeout, "{what}");
+            assert_eq!(client.value("SHOW work_mem"), before, "{what}");
+            assert_eq!(client.value("SHOW timezone"), "Etc/GMT-3", "{what}");
+            client.run("RESET statement_timeout");
+            assert_eq!(other.value("SHOW work_mem"), "7MB", "{what}");
+            assert_ne!(other.value("SHOW timezone"), "Etc/GMT-3", "{what}");
+        }
+    }
+}

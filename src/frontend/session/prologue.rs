@@ -106,6 +106,7 @@ impl Session {
             && self.adjust(link).await.is_ok()
         {
             link.replayed = Some(std::mem::replace(&mut link.lease.settings, forgotten));
+            link.undone = Undone::No;
         }
     }
 

@@ -296,7 +296,10 @@ impl Session {
             for change in &block.settings {
                 self.state.apply_setting(change, told);
             }
-            link.lease.settings = Arc::clone(&self.state.settings);
+            // Beside them it must have the session's others.
+            if link.undone == Undone::No {
+                link.lease.settings = Arc::clone(&self.state.settings);
+            }
         }
     }
 

@@ -51,6 +51,13 @@ enum Code {
     Ran,
 }
 
+/// What became of a query of pgweir's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    Answered,
+    Refused,
+}
+
 impl Session {
     /// Pins generously: a statement that failed may have left something behind too.
     pub(super) fn note_pins(&mut self, plan: &Plan, link: &Link) {
@@ -153,23 +160,11 @@ impl Session {
         }
         // A cancel request that comes late must not hit pgweir's own query.
         self.leave_target(link);
-        link.scanner.begin(Hold::Released);
-        write_query(link.to_server.writer(), query(&names.names).as_bytes());
-        link.replies.push(Expected::Inspection);
-        link.lease.unnamed_owner = None;
-        match self.relay(link).await {
-            Ok(Pause::Answered) => {}
-            Ok(Pause::Input | Pause::HeldError(..)) => return Ok(()),
-            Err(error) => return Err(self.lost(link, &error)),
-        }
-        if link.scanner.outcome.has(Outcome::FATAL) {
-            return Err(SessionEnd::Told);
-        }
-        let residue = residue(&link.scanner.captured, &self.user.name);
-        let failed = link.scanner.outcome.has(Outcome::OWN_QUERY_FAILED);
-        match residue {
-            Ok(residue) if !failed => self.take_in(residue, link, &doubt),
-            Ok(_) | Err(Malformed) => {}
+        let asked = self.ask(link, query(&names.names).as_bytes()).await?;
+        if asked == Asked::Answered
+            && let Ok(residue) = residue(&link.scanner.captured, &self.user.name)
+        {
+            self.take_in(residue, link, &doubt);
         }
         if self.pin.is_none() && link.names == Names::Client {
             self.release_names(link).await?;
@@ -177,6 +172,26 @@ impl Session {
         let target = self.cancel_target(&link.lease);
         self.registration.set_target(target);
         Ok(())
+    }
+
+    /// Runs a query of pgweir's own, whose rows the scanner then has.
+    pub(super) async fn ask(&mut self, link: &mut Link, sql: &[u8]) -> Result<Asked, SessionEnd> {
+        link.scanner.begin(Hold::Released);
+        write_query(link.to_server.writer(), sql);
+        link.replies.push(Expected::Inspection);
+        link.lease.unnamed_owner = None;
+        match self.relay(link).await {
+            Ok(Pause::Answered) => {}
+            Ok(Pause::Input | Pause::HeldError(..)) => return Ok(Asked::Refused),
+            Err(error) => return Err(self.lost(link, &error)),
+        }
+        if link.scanner.outcome.has(Outcome::FATAL) {
+            return Err(SessionEnd::Told);
+        }
+        if link.scanner.outcome.has(Outcome::OWN_QUERY_FAILED) {
+            return Ok(Asked::Refused);
+        }
+        Ok(Asked::Answered)
     }
 
     fn names_to_ask(&self, doubt: &Doubt) -> SettingNames {

@@ -6,6 +6,7 @@
 //! connection that runs it, and pgweir's are closed there. From then on names pass unchanged, until
 //! nothing prepared by SQL is left and the session leaves the connection.
 
+use super::inspect::Asked;
 use super::link::{Link, Pause};
 use super::plan::Plan;
 use super::prologue::Unprepared;
@@ -20,7 +21,7 @@ use crate::protocol::backend::TransactionStatus;
 use crate::protocol::frontend::{SYNC, tag, write_named_statement, write_parse, write_query};
 use crate::protocol::message::{Malformed, Reader};
 use crate::protocol::outstanding::{Disposition, Expected};
-use crate::protocol::replies::{Hold, Outcome};
+use crate::protocol::replies::Hold;
 
 /// Under which names a connection knows the session's statements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,26 +90,16 @@ impl Session {
     /// Nothing holds the session on the connection any more: what it has prepared there is closed, so
     /// that the connection can serve others.
     pub(super) async fn release_names(&mut self, link: &mut Link) -> Result<(), SessionEnd> {
-        link.scanner.begin(Hold::Released);
         let sql = b"SELECT name FROM pg_catalog.pg_prepared_statements";
-        write_query(link.to_server.writer(), sql);
-        link.replies.push(Expected::Inspection);
-        match self.relay(link).await {
-            Ok(Pause::Answered) => {}
-            Ok(Pause::Input | Pause::HeldError(..)) => return Ok(()),
-            Err(error) => return Err(self.lost(link, &error)),
-        }
-        if link.scanner.outcome.has(Outcome::FATAL) {
-            return Err(SessionEnd::Told);
+        if self.ask(link, sql).await? == Asked::Refused {
+            return Ok(());
         }
         let names: Result<Vec<_>, Malformed> =
             link.scanner.captured.iter().map(|row| name(row)).collect();
-        let failed = link.scanner.outcome.has(Outcome::OWN_QUERY_FAILED);
-        if let (Ok(names), false) = (&names, failed) {
-            // What SQL has deallocated is gone.
-            self.state.statements.keep(names);
-        }
-        if !failed && names.is_ok() && self.run_own(link, "DEALLOCATE ALL").await {
+        let Ok(names) = names else { return Ok(()) };
+        // What SQL has deallocated is gone.
+        self.state.statements.keep(&names);
+        if self.run_own(link, "DEALLOCATE ALL").await {
             link.names = Names::Shared;
         }
         Ok(())

@@ -8,6 +8,7 @@
 
 use std::time::Instant;
 
+use super::inspect::Asked;
 use super::link::{Link, LinkError, Pause};
 use super::plan::{Needs, Plan};
 use super::put_off::{On, PutOff};
@@ -22,9 +23,7 @@ use crate::core::segment::{Begun, may_move, may_precede_write};
 use crate::core::snapshot::NodeId;
 use crate::frontend::cluster::DefaultIsolation;
 use crate::protocol::backend::TransactionStatus;
-use crate::protocol::frontend::write_query;
 use crate::protocol::message::Reader;
-use crate::protocol::outstanding::Expected;
 use crate::protocol::replies::Hold;
 
 impl Session {
@@ -77,13 +76,9 @@ impl Session {
             excluded: NodeSet::default(),
         };
         let mut link = self.link_for(&request, arrived).await.ok()?;
-        link.scanner.begin(Hold::Released);
-        write_query(link.to_server.writer(), b"SHOW transaction_isolation");
-        link.replies.push(Expected::Inspection);
-        link.lease.unnamed_owner = None;
-        let relayed = self.relay(&mut link).await;
+        let asked = self.ask(&mut link, b"SHOW transaction_isolation").await;
         self.leave_target(&mut link);
-        if !matches!(relayed, Ok(Pause::Answered)) {
+        if asked.ok()? == Asked::Refused {
             return None;
         }
         let isolation = match link.scanner.captured.as_slice() {

@@ -203,23 +203,25 @@ class Suite:
         return options
 
     def _apt_update(self):
+        """Lists of this machine's own Debian archives, with the sources that they have."""
         with open("/etc/os-release", encoding="utf-8") as file:
             codename = re.search(r"^VERSION_CODENAME=(\w+)$", file.read(), re.MULTILINE)
         if not codename or not os.path.exists("/etc/debian_version"):
             raise SuiteError("sources are downloaded on Debian only; name a source tree with --source")
-        options = self._apt_options()
-        release, host = codename.group(1), "http://deb.debian.org"
+        form = "$(REPO_URI) $(RELEASE) $(COMPONENT)"
+        targets = run(["apt-get", "indextargets", "--format", form, "Created-By: Packages"])
+        archives = sorted({tuple(line.split()) for line in targets.splitlines()})
         sources = "".join(
-            f"Types: deb deb-src\nURIs: {host}/{path}\nSuites: {suites}\nComponents: main\n"
+            f"Types: deb deb-src\nURIs: {place}\nSuites: {release}\nComponents: {component}\n"
             "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n\n"
-            for path, suites in (
-                ("debian", f"{release} {release}-updates"),
-                ("debian-security", f"{release}-security"),
-            )
+            for place, release, component in archives
+            if release.startswith(codename.group(1)) and component == "main"
         )
-        with open(os.path.join(self.cache, "apt", "parts", "debian.sources"), "w", encoding="ascii") as file:
+        if not sources:
+            raise SuiteError("apt knows no archive of this release; name a source tree with --source")
+        with open(os.path.join(self.cache, "apt", "parts", "debian.sources"), "w", encoding="utf-8") as file:
             file.write(sources)
-        run(["apt-get", *options, "update"])
+        run(["apt-get", *self._apt_options(), "update"])
 
 
 def run(command, directory=None):

@@ -219,9 +219,10 @@ class Suite:
         )
         if not sources:
             raise SuiteError("apt knows no archive of this release; name a source tree with --source")
+        options = self._apt_options()
         with open(os.path.join(self.cache, "apt", "parts", "debian.sources"), "w", encoding="utf-8") as file:
             file.write(sources)
-        run(["apt-get", *self._apt_options(), "update"])
+        run(["apt-get", *options, "update"])
 
 
 def run(command, directory=None):

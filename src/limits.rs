@@ -200,3 +200,19 @@ pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest certificate or key file, in bytes; a bundle of all public authorities has about 250 kB.
 pub const TLS_FILE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Longest causal key, in bytes: a kind and an identifier, hashed by whoever has longer ones.
+pub const CAUSAL_KEY_BYTES: usize = 256;
+
+/// What a causal key costs besides its text, in bytes; an estimate of its record and its place in the
+/// table.
+pub const CAUSAL_KEY_OVERHEAD_BYTES: usize = 256;
+
+/// Most bytes of causal keys of one cluster with their records.
+pub const CAUSAL_KEYS_BYTES: usize = 512 * 1024 * 1024;
+
+/// Tables that the causal keys of one cluster are spread over, each with a lock of its own.
+pub const CAUSAL_KEY_TABLES: usize = 64;
+
+/// Causal keys that one transaction may have.
+pub const CAUSAL_KEYS_PER_TRANSACTION: usize = 16;

@@ -7,13 +7,14 @@ use tokio::task::JoinSet;
 
 use crate::admin::AdminCluster;
 use crate::backend::pool::{PoolObserver, Pools};
-use crate::config::{ClusterConfig, Config};
+use crate::config::{CausalityConfig, ClusterConfig, Config};
 use crate::control::catalog::keep_current;
 use crate::control::monitor::watch_cluster;
 use crate::control::publisher::initial_snapshot;
 use crate::control::roles::answer_lookups;
 use crate::core::snapshot::{Incarnation, NodeId, NodeRole, RoutingSnapshot};
 use crate::credential::hashing::Hashing;
+use crate::frontend::causal_keys::CausalKeys;
 use crate::frontend::cluster::{ClusterMemory, ServedCluster};
 use crate::frontend::session::ServedClusters;
 use crate::frontend::statements::StatementNumbers;
@@ -29,6 +30,7 @@ pub(super) struct RunningClusters {
     statement_numbers: StatementNumbers,
     /// Derives keys for the nodes.
     hashing: Hashing,
+    causality: CausalityConfig,
     served: Arc<Published<ServedClusters>>,
     shown: Arc<Published<Vec<AdminCluster>>>,
     running: Vec<RunningCluster>,
@@ -42,11 +44,12 @@ struct RunningCluster {
 }
 
 impl RunningClusters {
-    pub(super) fn new(metrics: Arc<Metrics>, hashing: Hashing) -> Self {
+    pub(super) fn new(metrics: Arc<Metrics>, hashing: Hashing, causality: CausalityConfig) -> Self {
         Self {
             metrics,
             statement_numbers: StatementNumbers::default(),
             hashing,
+            causality,
             served: Arc::new(Published::new(Vec::new())),
             shown: Arc::new(Published::new(Vec::new())),
             running: Vec::new(),
@@ -107,7 +110,7 @@ impl RunningClusters {
                 config: Arc::clone(config),
                 ..parts_of(&old.cluster)
             },
-            Some(_) | None => self.build(config),
+            old => self.build(config, old.map(|old| Arc::clone(&old.cluster.shared))),
         };
         let cluster = Arc::new(cluster);
         let mut tasks = JoinSet::new();
@@ -122,20 +125,27 @@ impl RunningClusters {
         }
     }
 
-    fn build(&self, config: &Arc<ClusterConfig>) -> ServedCluster {
+    fn build(&self, config: &Arc<ClusterConfig>, old: Option<Arc<ClusterMemory>>) -> ServedCluster {
         let metrics = self.metrics.cluster(config);
         let nodes = config.nodes.len();
+        let (now, numbers) = (Instant::now(), self.statement_numbers.clone());
+        let shared = if let Some(old) = old {
+            ClusterMemory::following(&old, nodes, numbers)
+        } else {
+            let keys = CausalKeys::new(&self.causality, now);
+            ClusterMemory::new(nodes, numbers, Arc::new(keys))
+        };
         let observer: Arc<dyn PoolObserver> = metrics.clone();
         ServedCluster {
             config: Arc::clone(config),
-            world: Arc::new(ClusterWorld::new(initial_snapshot(config), Instant::now())),
+            world: Arc::new(ClusterWorld::new(initial_snapshot(config), now)),
             pools: Arc::new(Pools::new(
                 Arc::clone(config),
                 observer,
                 self.hashing.clone(),
             )),
             metrics,
-            shared: Arc::new(ClusterMemory::new(nodes, self.statement_numbers.clone())),
+            shared: Arc::new(shared),
         }
     }
 

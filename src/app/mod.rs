@@ -80,7 +80,8 @@ impl App {
     fn start(config: Config, path: PathBuf) -> Result<Self, Error> {
         let metrics = Metrics::new();
         let hashing = || Hashing::start().map_err(Error::Thread);
-        let clusters = RunningClusters::new(Arc::clone(&metrics), hashing()?);
+        let clusters =
+            RunningClusters::new(Arc::clone(&metrics), hashing()?, config.causality.clone());
         let seats = Seats::new(config.limits.max_clients);
         let (shutdown, stops) = watch::channel(false);
         let workers = config.workers;
@@ -183,9 +184,12 @@ impl App {
         let keeps = config.listen == old.config.listen
             && config.http == old.config.http
             && config.workers == old.config.workers
+            && config.causality == old.config.causality
             && config.log == old.config.log;
         if !keeps {
-            tracing::warn!("listen, http, workers and log change at the next start only");
+            tracing::warn!(
+                "listen, http, workers, causality and log change at the next start only"
+            );
         }
         self.seats.set_max_clients(config.limits.max_clients);
         self.clusters.follow(&config);

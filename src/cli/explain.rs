@@ -329,10 +329,12 @@ fn hint(hint: &Hint) -> Vec<String> {
         None => "max_staleness none".to_owned(),
     });
     let route = hint.route_primary.map(|_| "route primary".to_owned());
+    let key = hint.key.as_ref().map(|key| format!("key {key}"));
     consistency
         .into_iter()
         .chain(staleness)
         .chain(route)
+        .chain(key)
         .collect()
 }
 

@@ -107,6 +107,8 @@ pub struct Config {
     pub auth_cache: Duration,
     /// Encryption of client connections.
     pub client_tls: ClientTls,
+    /// What sessions with the same key share.
+    pub causality: CausalityConfig,
     /// Bounds on clients.
     pub limits: ClientLimits,
     /// How logs are written.
@@ -277,6 +279,15 @@ pub enum AuthMethod {
     Certificate,
     /// Nothing is asked.
     Trust,
+}
+
+/// `causality:`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CausalityConfig {
+    /// How long a key is remembered at least after it was used, as far as there is room.
+    pub key_ttl: Duration,
+    /// The most keys of one cluster that are remembered.
+    pub max_keys: usize,
 }
 
 /// `limits:`.

@@ -39,6 +39,27 @@ impl Floor {
             self.everywhere.max(self.elsewhere)
         }
     }
+
+    /// What a read must see that both bind.
+    ///
+    /// Two homes cannot both be free of each other's bound: the other's becomes one for every node.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let everywhere = self.everywhere.max(other.everywhere);
+        let primary_until = self.primary_until.max(other.primary_until);
+        let (everywhere, elsewhere, home) = match (self.home, other.home) {
+            (Some(one), Some(two)) if one != two => {
+                (everywhere.max(self.elsewhere), other.elsewhere, other.home)
+            }
+            (one, two) => (everywhere, self.elsewhere.max(other.elsewhere), one.or(two)),
+        };
+        Self {
+            everywhere,
+            elsewhere,
+            home,
+            primary_until,
+        }
+    }
 }
 
 /// What one session has written and seen.
@@ -100,6 +121,23 @@ impl SessionGuarantee {
             }
         };
         self.move_home(next);
+    }
+
+    /// Notes that something was seen, on whichever node, that was acknowledged or visible before `at`.
+    pub fn on_seen(&mut self, at: Instant) {
+        self.seen = self.seen.max(Some(at));
+    }
+
+    /// What the home has shown binds every node from now on.
+    pub fn leave_home(&mut self) {
+        self.move_home(None);
+    }
+
+    /// Everything that was written or seen was acknowledged or visible before this instant; `None` if
+    /// that is nothing.
+    pub fn covered_by(&self) -> Option<Instant> {
+        let home = self.home.map(|home| home.read_at);
+        self.written.max(self.seen).max(home)
     }
 
     /// Leaving a home turns its bound into one for every node. It costs nothing when the new home
@@ -220,6 +258,29 @@ mod tests {
             session_floor(&SessionGuarantee::new(), now),
             Floor::default()
         );
+    }
+
+    #[test]
+    fn two_floors_with_different_homes_leave_neither_free_of_the_other() {
+        let t0 = Instant::now();
+        let t1 = t0 + Duration::from_millis(1);
+        let at_home = |home, at| Floor {
+            elsewhere: Some(at),
+            home: Some((home, LIFE)),
+            ..Floor::default()
+        };
+        let both = at_home(A, t0).and(at_home(B, t1));
+        assert_eq!(both.bound_for(A, Some(LIFE)), Some(t1));
+        assert_eq!(both.bound_for(B, Some(LIFE)), Some(t0));
+        let same = at_home(A, t0).and(at_home(A, t1));
+        assert_eq!(same.bound_for(A, Some(LIFE)), None);
+        assert_eq!(same.bound_for(B, Some(LIFE)), Some(t1));
+        let one = at_home(A, t0).and(Floor {
+            everywhere: Some(t1),
+            ..Floor::default()
+        });
+        assert_eq!(one.bound_for(A, Some(LIFE)), Some(t1));
+        assert_eq!(one.bound_for(B, Some(LIFE)), Some(t1));
     }
 
     #[test]

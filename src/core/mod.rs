@@ -7,6 +7,7 @@
 //! * What is not understood, not known or not measured leads to the primary.
 
 pub mod catalog;
+pub mod causality;
 pub mod classify;
 pub mod freshness;
 pub mod guarantee;

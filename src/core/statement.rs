@@ -371,6 +371,15 @@ pub struct Hint {
     pub max_staleness: Option<Option<Duration>>,
     /// `pgweir_route='primary'`.
     pub route_primary: Option<RoutePrimary>,
+    /// `pgweir_key`.
+    pub key: Option<Arc<str>>,
+}
+
+impl Hint {
+    /// Whether it asks for nothing, but perhaps names a key: that matters to what reads or writes only.
+    pub fn is_key_only(&self) -> bool {
+        self.consistency.is_none() && self.max_staleness.is_none() && self.route_primary.is_none()
+    }
 }
 
 /// `pgweir_route='primary'` was written.

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::backend::pool::{PoolKey, Pools};
 use crate::config::ClusterConfig;
+use crate::core::causality::keys::NodeList;
 use crate::core::snapshot::NodeId;
+use crate::frontend::causal_keys::CausalKeys;
 use crate::frontend::classification::LearnedWrites;
 use crate::frontend::statements::{StatementNumbers, StatementRegistry};
 use crate::limits::CATALOGS_PER_CLUSTER;
@@ -33,6 +35,10 @@ pub struct ServedCluster {
 pub struct ClusterMemory {
     /// Names of prepared statements.
     pub statements: StatementRegistry,
+    /// Causal keys; they live longer than the list of nodes.
+    pub keys: Arc<CausalKeys>,
+    /// Which list of nodes it is.
+    pub list: NodeList,
     loads: Box<[AtomicU32]>,
     learned: Mutex<HashMap<Arc<str>, Arc<LearnedWrites>>>,
     isolations: Mutex<HashMap<PoolKey, DefaultIsolation>>,
@@ -49,12 +55,24 @@ pub enum DefaultIsolation {
 
 impl ClusterMemory {
     /// Nothing remembered, for a cluster of `nodes` nodes.
-    pub fn new(nodes: usize, numbers: StatementNumbers) -> Self {
+    pub fn new(nodes: usize, numbers: StatementNumbers, keys: Arc<CausalKeys>) -> Self {
         Self {
             statements: StatementRegistry::new(numbers),
+            keys,
+            list: NodeList::default(),
             loads: (0..nodes).map(|_| AtomicU32::new(0)).collect(),
             learned: Mutex::default(),
             isolations: Mutex::default(),
+        }
+    }
+
+    /// Nothing remembered, for a cluster of `nodes` nodes, but the causal keys of `old`.
+    #[must_use]
+    pub fn following(old: &Self, nodes: usize, numbers: StatementNumbers) -> Self {
+        let list = NodeList(old.list.0.saturating_add(1));
+        Self {
+            list,
+            ..Self::new(nodes, numbers, Arc::clone(&old.keys))
         }
     }
 

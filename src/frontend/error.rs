@@ -150,6 +150,9 @@ pub enum ProxyError {
         /// The setting's name.
         name: String,
     },
+    /// What the block must see is changed when its replica has been chosen: `25001`.
+    #[error("a causal key must be set before any query of a transaction that reads from a replica")]
+    TooLateInBlock,
     /// The block has failed, and pgweir's settings obey that too: `25P02`.
     #[error("current transaction is aborted, commands ignored until end of transaction block")]
     InFailedTransaction,
@@ -183,6 +186,8 @@ pub enum Limit {
     Pipeline,
     /// Prepared statements of one session.
     PreparedStatements,
+    /// Causal keys of one transaction.
+    CausalKeys,
 }
 
 impl std::fmt::Display for Limit {
@@ -191,6 +196,7 @@ impl std::fmt::Display for Limit {
             Self::Message => "the length of a message",
             Self::Pipeline => "the length of a pipeline",
             Self::PreparedStatements => "the number of prepared statements",
+            Self::CausalKeys => "the number of causal keys of one transaction",
         })
     }
 }
@@ -200,6 +206,7 @@ impl Limit {
         match self {
             Self::Message => "Raise limits.max_message in the configuration of the proxy.",
             Self::Pipeline => "Send a Sync message more often.",
+            Self::CausalKeys => "Use one key in each transaction.",
             Self::PreparedStatements => "Close prepared statements that are no longer used.",
         }
     }
@@ -229,6 +236,7 @@ impl ProxyError {
             Self::UnknownSetting { .. } => "42704",
             Self::DuplicateStatement { .. } => "42P05",
             Self::ReadOnlySetting { .. } => "55P02",
+            Self::TooLateInBlock => "25001",
             Self::InFailedTransaction => "25P02",
             Self::InvalidEncoding { .. } => "22021",
             Self::ShuttingDown | Self::PrimaryChanged => "57P01",
@@ -264,7 +272,7 @@ impl ProxyError {
             | Self::CheckoutTimeout
             | Self::KeysOutdated
             | Self::LimitExceeded {
-                limit: Limit::PreparedStatements,
+                limit: Limit::PreparedStatements | Limit::CausalKeys,
             }
             | Self::NoNodeAvailable
             | Self::NoFreshReplica
@@ -275,6 +283,7 @@ impl ProxyError {
             | Self::UnknownSetting { .. }
             | Self::DuplicateStatement { .. }
             | Self::ReadOnlySetting { .. }
+            | Self::TooLateInBlock
             | Self::InFailedTransaction
             | Self::QueryCanceled => Severity::Error,
         }
@@ -312,6 +321,7 @@ impl ProxyError {
             | Self::UnknownSetting { .. }
             | Self::DuplicateStatement { .. }
             | Self::ReadOnlySetting { .. }
+            | Self::TooLateInBlock
             | Self::InFailedTransaction
             | Self::QueryCanceled
             | Self::InvalidEncoding { .. }
@@ -355,6 +365,7 @@ impl ProxyError {
             | Self::UnknownSetting { .. }
             | Self::DuplicateStatement { .. }
             | Self::ReadOnlySetting { .. }
+            | Self::TooLateInBlock
             | Self::InFailedTransaction
             | Self::QueryCanceled
             | Self::InvalidEncoding { .. }

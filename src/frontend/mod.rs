@@ -3,6 +3,7 @@
 pub mod auth;
 pub mod buffers;
 pub mod cancel_keys;
+pub mod causal_keys;
 pub mod classification;
 pub mod cluster;
 pub mod error;

@@ -3,6 +3,7 @@
 //! A key whose feature this version does not have is refused, unless it says that the feature is
 //! off.
 
+mod causality;
 mod clusters;
 mod listen;
 mod policies;
@@ -47,6 +48,7 @@ pub(super) fn config(root: &Field<'_>, faults: &Faults<'_>) -> Option<Config> {
         .required("write clusters: { main: { nodes: [{ host: ..., port: 5432 }] } }");
     let clusters = clusters::clusters(&cluster_fields, &layer, (&users, &auth), faults);
     not_built(&top);
+    let causality = causality::causality(&top.field("causality"));
     let limits = limits(&top.field("limits"));
     let log = log(&top.field("log"));
     top.finish();
@@ -60,6 +62,7 @@ pub(super) fn config(root: &Field<'_>, faults: &Faults<'_>) -> Option<Config> {
         auth_mode: auth.mode,
         auth_cache: auth.cache,
         client_tls: client_tls.tls,
+        causality,
         limits,
         log,
     })
@@ -90,15 +93,6 @@ fn not_built(top: &Section<'_>) {
                 .not_built("leave it out: nothing is held yet");
         }
         failover.finish();
-    }
-    if let Some(causality) = top.field("causality").section() {
-        causality.field("store").only("none");
-        for key in ["key_ttl", "max_keys"] {
-            causality
-                .field(key)
-                .not_built("leave it out: there are no causal keys yet");
-        }
-        causality.finish();
     }
     for key in ["admin_users", "stats_users"] {
         top.field(key).only_empty_list();

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use memchr::memmem;
 
+use crate::core::causality::keys::usable_key;
 use crate::core::statement::{Consistency, Hint, RoutePrimary};
 
 /// What every key of pgweir begins with.
@@ -57,6 +58,8 @@ fn set(hint: &mut Hint, key: &str, value: &str) -> Option<()> {
         "max_staleness" if value == "none" => hint.max_staleness = Some(None),
         "max_staleness" => hint.max_staleness = Some(Some(duration(value)?)),
         "route" if value == "primary" => hint.route_primary = Some(RoutePrimary),
+        // Of two keys neither is followed, and what is not followed goes to the primary.
+        "key" if hint.key.is_none() => hint.key = Some(usable_key(value)?),
         _ => return None,
     }
     Some(())

@@ -86,7 +86,7 @@ impl Session {
             }
             target @ (Target::Read | Target::Primary(_)) => target,
         };
-        let own = self.state.own.max_staleness.bound();
+        let own = self.state.own().max_staleness.bound();
         let bound = hint.max_staleness.unwrap_or(own);
         let mode = hint.consistency.unwrap_or(mode);
         let policy = &self.policies.consistency;
@@ -94,6 +94,7 @@ impl Session {
             .state
             .guarantee
             .floor(policy, mode, bound, extent.arrived);
+        let floor = self.keyed_floor(floor, plan, (mode, extent.arrived));
         let request = RouteRequest {
             target,
             floor,

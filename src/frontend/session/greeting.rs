@@ -13,7 +13,7 @@ impl Session {
     pub(super) async fn greet(&mut self) -> Result<(), SessionEnd> {
         for (name, value) in std::mem::take(&mut self.startup_settings) {
             let name = name.strip_prefix("pgweir.").unwrap_or(&name);
-            self.state.own.set(name, &value)?;
+            self.state.set_at_start(name, &value)?;
         }
         let parameters = self.parameters().await?;
         // Not before a node has shown that the database exists: there is room for a number of them.

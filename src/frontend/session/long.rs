@@ -50,6 +50,7 @@ impl Session {
         self.pending.clear();
         self.walked = 0;
         let mut plan = Plan::default();
+        self.mark_keys(&link, &plan)?;
         let end = self.stream(&mut link, &mut plan).await?;
         let extent = Extent {
             length: 0,
@@ -194,6 +195,7 @@ impl Session {
     ) -> Result<(), SessionEnd> {
         let bytes = self.inbound.filled().get(..length).unwrap_or_default();
         plan.extend(bytes, &self.state, &mut SessionTexts { session: self })?;
+        self.mark_keys(link, plan)?;
         self.translate(link, plan, length)?;
         self.inbound.consume(length);
         Ok(())

@@ -11,6 +11,7 @@
 //! Must not decide anything itself: [`crate::core`] does, and says why.
 
 mod attempt;
+mod causality;
 mod copy;
 #[cfg(fuzzing)]
 #[doc(hidden)]
@@ -58,6 +59,7 @@ use crate::core::snapshot::NodeId;
 use crate::frontend::auth::SessionUser;
 use crate::frontend::buffers::{Buffer, BufferPool, BufferSize};
 use crate::frontend::cancel_keys::Registration;
+use crate::frontend::causal_keys::KeyMark;
 use crate::frontend::classification::{ClassificationCache, LearnedWrites};
 use crate::frontend::cluster::ServedCluster;
 use crate::frontend::error::ProxyError;
@@ -162,6 +164,8 @@ pub struct Session {
     /// The connection it keeps, though nothing holds it there.
     parked: Option<Box<Link>>,
     block: Option<Box<OpenBlock>>,
+    /// What the segment or the block under way may do under causal keys.
+    marks: Vec<KeyMark>,
     pin: Option<Pin>,
     /// What is to be asked of the node before the session may leave it.
     doubt: Option<Box<Doubt>>,
@@ -275,6 +279,7 @@ impl Session {
             link: None,
             parked: None,
             block: None,
+            marks: Vec::new(),
             pin: None,
             doubt: None,
             told: ReportedParameters::default(),
@@ -458,7 +463,7 @@ impl Session {
 
     fn consistency(&self) -> crate::core::statement::Consistency {
         self.state
-            .own
+            .own()
             .consistency
             .unwrap_or(self.policies.consistency.default)
     }

@@ -1,8 +1,10 @@
 //! Answers statements about pgweir's own settings, in both protocols.
 
+use crate::core::snapshot::NodeRole;
 use crate::core::statement::{Consistency, ProxyStatement};
 use crate::frontend::classification::CachedText;
 use crate::frontend::error::{ProxyError, Severity};
+use crate::frontend::session::link::Link;
 use crate::frontend::session::state::SessionState;
 use crate::protocol::backend::{TransactionStatus, tag};
 use crate::protocol::message::{write_message, write_string};
@@ -26,6 +28,31 @@ pub(super) struct Context {
     pub(super) status: TransactionStatus,
     /// The configuration's consistency mode.
     pub(super) default: Consistency,
+    /// Whether the session is in a block on a replica.
+    pub(super) block: Block,
+}
+
+/// Whether the session is in a block whose replica was chosen by what it had to see then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Block {
+    /// It is in none, or no node has seen it yet, or it is on the primary.
+    Free,
+    /// It is.
+    OnReplica,
+}
+
+impl Block {
+    /// Of a session that holds `link`.
+    pub(super) fn of(link: Option<&Link>) -> Self {
+        let on_replica = |link: &Link| {
+            link.route.role == NodeRole::Replica && link.scanner.status != TransactionStatus::Idle
+        };
+        if link.is_some_and(on_replica) {
+            Self::OnReplica
+        } else {
+            Self::Free
+        }
+    }
 }
 
 /// The statement for pgweir itself that the text is, if it is one.
@@ -108,7 +135,16 @@ impl Context {
         if self.status == TransactionStatus::Failed {
             return Err(ProxyError::InFailedTransaction);
         }
-        state.set_own(statement)?;
+        let binds = match statement {
+            ProxyStatement::Set { name, .. } | ProxyStatement::SetLocal { name, .. } => {
+                name == "key"
+            }
+            ProxyStatement::Reset { .. } | ProxyStatement::Show { .. } => false,
+        };
+        if binds && self.block == Block::OnReplica {
+            return Err(ProxyError::TooLateInBlock);
+        }
+        state.set_own(statement, self.status)?;
         let mut out = Vec::new();
         let command = match statement {
             ProxyStatement::Show { name } => {

@@ -28,6 +28,8 @@ pub(super) struct Plan {
     pub(super) needs: Needs,
     /// Where its segments end but for the last, if it is several.
     pub(super) ends: Vec<usize>,
+    /// Whether a comment in it names a causal key.
+    pub(super) has_keys: bool,
     /// Whether it closes a statement, or runs the unnamed one of an earlier segment.
     reach: Reach,
     /// Names it prepares.
@@ -101,6 +103,7 @@ impl Plan {
             reach: Reach::Itself,
             only_text: None,
             needs: Needs::Nothing,
+            has_keys: false,
             ..self
         }
     }
@@ -119,10 +122,12 @@ impl Plan {
     /// Adds a segment behind the first `end` bytes.
     pub(super) fn append(&mut self, next: Self, end: usize) {
         self.ends.push(end);
+        self.has_keys |= next.has_keys;
         self.parses.extend(next.parses);
         self.texts.extend(next.texts);
         self.executed.extend(next.executed);
         self.only_text = None;
+        self.has_keys |= next.has_keys;
     }
 
     /// Looks through more messages of the same segment; `parses` then holds the texts of these.
@@ -228,6 +233,7 @@ impl Plan {
         if !is_own(&classification)? {
             self.need_node();
         }
+        self.has_keys |= classification.hint.key.is_some();
         self.only_text = match &self.only_text {
             None if self.texts.is_empty() => Some(Arc::clone(text)),
             Some(only) if Arc::ptr_eq(only, text) => Some(Arc::clone(text)),

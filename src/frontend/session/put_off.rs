@@ -10,7 +10,7 @@ use super::serve::Extent;
 use super::settle::{Batch, OpenBlock};
 use super::{Session, SessionEnd, own};
 use crate::core::classify::deallocated_name;
-use crate::core::statement::{Chain, Hint, SessionEffect, TransactionControl, TransactionModes};
+use crate::core::statement::{Chain, SessionEffect, TransactionControl, TransactionModes};
 use crate::frontend::error::ProxyError;
 use crate::protocol::backend::{TransactionStatus, tag as reply};
 use crate::protocol::frame::{FrameHeader, HEADER_BYTES};
@@ -99,6 +99,7 @@ impl Session {
             }
             (Some(Control::End), Some(fate)) => {
                 self.block = None;
+                self.drop_stray_marks();
                 if fate == Fate::Failed || ends_with_rollback(plan) {
                     "ROLLBACK"
                 } else {
@@ -217,7 +218,7 @@ fn control(plan: &Plan, sql: &[u8]) -> Option<Control> {
     let [statement] = &*text.statements else {
         return None;
     };
-    if statement.session != SessionEffect::None || text.hint != Hint::default() {
+    if statement.session != SessionEffect::None || !text.hint.is_key_only() {
         return None;
     }
     match statement.transaction {

@@ -33,6 +33,9 @@ impl Session {
             .0
             .contains_key("default_transaction_isolation");
         let Some(begin) = begin.filter(|_| !isolation_is_set) else {
+            if self.meets_new_key(plan) {
+                return Err(SessionEnd::Fatal(ProxyError::TooLateInBlock));
+            }
             return self.stay_on_replica(link, plan, extent).await;
         };
         self.end_replica_block(link).await;

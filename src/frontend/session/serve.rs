@@ -60,6 +60,9 @@ impl Session {
             return Ok(());
         };
         if self.link.is_none() {
+            if self.block.is_none() {
+                self.state.end_local();
+            }
             self.follow_reload();
         }
         let (mut plan, planned) = match self.plan_in_order(extent) {
@@ -168,6 +171,7 @@ impl Session {
             // The node would not know that the block has failed.
             return Err(SessionEnd::Fatal(error.clone()));
         }
+        self.drop_stray_marks();
         self.fail_put_off();
         self.inbound.consume(extent.length);
         let mut answer = Vec::new();
@@ -195,6 +199,7 @@ impl Session {
         own::Context {
             status: self.status(),
             default: self.policies.consistency.default,
+            block: own::Block::of(self.link.as_deref()),
         }
     }
 
@@ -264,7 +269,8 @@ impl Session {
         }
         // A block that has failed refuses everything but its end itself.
         let refuses = link.scanner.status == TransactionStatus::Failed && !ends_and_goes_on(plan);
-        let joins = refuses || joins_replica_block(plan);
+        let new_key = link.route.role == NodeRole::Replica && self.meets_new_key(plan);
+        let joins = refuses || (joins_replica_block(plan) && !new_key);
         if link.route.role == NodeRole::Replica && !joins {
             return self.leave_replica(link, plan, extent).await;
         }
@@ -327,6 +333,7 @@ impl Session {
         extent: Extent,
         hold: Hold,
     ) -> Result<(), ProxyError> {
+        self.mark_keys(link, plan)?;
         link.scanner.begin(hold);
         link.scanner.boundaries = if plan.ends.is_empty() || hold != Hold::UntilResult {
             Boundaries::Passed
@@ -338,6 +345,8 @@ impl Session {
         self.pending.clear();
         link.write_prologue();
         self.translate(link, plan, extent.length)?;
+        // The key may have been set among the messages.
+        self.mark_keys(link, plan)?;
         match (extent.end, link.batch) {
             (SegmentEnd::Flush, Batch::ClosedEarly) => {
                 link.to_server.writer().extend_from_slice(&SYNC);
@@ -377,6 +386,7 @@ impl Session {
         let own = own::Context {
             status: link.scanner.status,
             default: self.policies.consistency.default,
+            block: own::Block::of(Some(link)),
         };
         let mut translation = Translation {
             state: &mut self.state,

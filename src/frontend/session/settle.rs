@@ -11,6 +11,7 @@ use super::serve::Extent;
 use super::state::LastRoute;
 use super::{Session, SessionEnd, Skipping, now};
 use crate::core::catalog::Catalog;
+use crate::core::causality::keys::Effect;
 use crate::core::residue::SettingNames;
 use crate::core::segment::may_move;
 use crate::core::snapshot::NodeRole;
@@ -141,6 +142,9 @@ impl Session {
             return Err(SessionEnd::Told);
         }
         link.batch = self.batch_behind(&link, extent);
+        if is_open && was_open && ends_transactions(plan) {
+            self.state.end_local();
+        }
         if is_open && was_open && link.replayed.is_some() && ends_transactions(plan) {
             Box::pin(self.replay_anew(&mut link)).await;
         }
@@ -163,6 +167,7 @@ impl Session {
             };
             self.end_block(&block, &mut link, plan, began);
             self.note_seen(&block, &link, at);
+            self.state.end_local();
         }
         if link.undone == Undone::Yes && self.pin.is_some() && self.block.is_none() {
             Box::pin(self.adjust_undone(&mut link)).await?;
@@ -320,6 +325,13 @@ impl Session {
 
     /// What the session has written or seen binds its later reads.
     fn note_seen(&mut self, block: &OpenBlock, link: &Link, at: std::time::Instant) {
+        if !self.marks.is_empty() {
+            let effect = match block.wrote {
+                Wrote::No => Effect::Read,
+                Wrote::Maybe => Effect::Wrote,
+            };
+            self.end_marks(link.route.role, effect, at);
+        }
         let guarantee = &mut self.state.guarantee;
         match (link.route.role, block.wrote) {
             (NodeRole::Replica, _) | (_, Wrote::No) => {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::state::{AppliedSettings, ROLE, SESSION_AUTHORIZATION};
+use crate::core::causality::keys::usable_key;
 use crate::core::guarantee::SessionGuarantee;
 use crate::core::residue::literal;
 use crate::core::router::Route;
@@ -12,6 +13,7 @@ use crate::core::statement::{Consistency, ProxyStatement, SettingChange};
 use crate::frontend::error::ProxyError;
 use crate::frontend::session::named::NamedStatements;
 use crate::frontend::statements::Prepared;
+use crate::protocol::backend::TransactionStatus;
 
 /// What one session has told pgweir.
 #[derive(Debug, Default)]
@@ -29,7 +31,9 @@ pub(super) struct SessionState {
     /// Portals that stand for statements pgweir answers itself.
     pub(super) proxy_portals: HashMap<Box<[u8]>, Arc<Prepared>>,
     /// `pgweir.` settings.
-    pub(super) own: OwnSettings,
+    own: OwnSettings,
+    /// The same with what SET LOCAL has changed in the transaction block that is open.
+    local: Option<Box<OwnSettings>>,
     /// Whether the server's defaults give backslashes a meaning in ordinary literals.
     pub(super) old_strings: OldStrings,
     /// Where the previous statement went.
@@ -47,12 +51,14 @@ pub(super) enum OldStrings {
 }
 
 /// `pgweir.` settings of a session; `None` is the configuration's value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct OwnSettings {
     /// `pgweir.consistency`.
     pub(super) consistency: Option<Consistency>,
     /// `pgweir.max_staleness`.
     pub(super) max_staleness: StalenessSetting,
+    /// `pgweir.key`.
+    pub(super) key: Option<Arc<str>>,
 }
 
 /// What a session has said about `pgweir.max_staleness`.
@@ -109,7 +115,7 @@ impl SessionState {
                 settings
                     .0
                     .retain(|name, _| [ROLE, SESSION_AUTHORIZATION].contains(&name.as_str()));
-                self.own = OwnSettings::default();
+                self.reset_own();
             }
         }
         self.settings = Arc::new(settings);
@@ -129,7 +135,24 @@ impl SessionState {
         self.settings = Arc::default();
         self.statements = NamedStatements::default();
         self.proxy_portals.clear();
+        self.reset_own();
+    }
+
+    /// The `pgweir.` settings in force.
+    pub(super) fn own(&self) -> &OwnSettings {
+        self.local.as_deref().unwrap_or(&self.own)
+    }
+
+    fn reset_own(&mut self) {
         self.own = OwnSettings::default();
+        self.local = None;
+    }
+
+    /// The transaction has ended: what SET LOCAL has changed in it is gone.
+    pub(super) fn end_local(&mut self) {
+        if self.local.is_some() {
+            self.local = None;
+        }
     }
 
     /// Whether backslashes in ordinary literals are escapes, so that texts mean something else than
@@ -154,19 +177,47 @@ impl SessionState {
         timeouts.iter().any(|name| settings.contains_key(*name))
     }
 
-    /// Carries out a SET, SET LOCAL or RESET of one of pgweir's settings.
+    /// Takes over a setting of the startup packet.
+    ///
+    /// # Errors
+    /// As [`OwnSettings::set`].
+    pub(super) fn set_at_start(&mut self, name: &str, value: &str) -> Result<(), ProxyError> {
+        self.own.set(name, value)
+    }
+
+    /// Carries out a SET, SET LOCAL or RESET of one of pgweir's settings, in a session with this
+    /// status.
     ///
     /// # Errors
     /// When there is no such setting, it cannot be set, or the value is not one of its values.
-    pub(super) fn set_own(&mut self, statement: &ProxyStatement) -> Result<(), ProxyError> {
+    pub(super) fn set_own(
+        &mut self,
+        statement: &ProxyStatement,
+        status: TransactionStatus,
+    ) -> Result<(), ProxyError> {
         match statement {
-            ProxyStatement::Set { name, value } => self.own.set(name, value),
-            // Outside a block SET LOCAL has no effect, as in PostgreSQL; inside one pgweir would have
-            // to take it back at its end.
-            ProxyStatement::SetLocal { .. } => Err(ProxyError::Unsupported(
-                "SET LOCAL of a pgweir setting is not supported",
-            )),
-            ProxyStatement::Reset { name } => self.own.reset(name),
+            ProxyStatement::Set { name, value } => {
+                if let Some(local) = &mut self.local {
+                    local.set(name, value)?;
+                }
+                self.own.set(name, value)
+            }
+            // Outside a block it has no effect, as in PostgreSQL.
+            ProxyStatement::SetLocal { name, value } if status == TransactionStatus::Idle => {
+                OwnSettings::default().set(name, value)
+            }
+            ProxyStatement::SetLocal { name, value } => {
+                let mut local = self.own().clone();
+                local.set(name, value)?;
+                self.local = Some(Box::new(local));
+                Ok(())
+            }
+            ProxyStatement::Reset { name } => {
+                if let Some(local) = &mut self.local {
+                    local.reset(name)?;
+                }
+                self.own.reset(name)
+            }
             ProxyStatement::Show { .. } => Ok(()),
         }
     }
@@ -176,9 +227,11 @@ impl SessionState {
     /// # Errors
     /// When there is no such setting.
     pub(super) fn show_own(&self, name: &str, default: Consistency) -> Result<String, ProxyError> {
+        let own = self.own();
         match name {
-            "consistency" => Ok(self.own.consistency.unwrap_or(default).as_str().to_owned()),
-            "max_staleness" => Ok(match self.own.max_staleness {
+            "consistency" => Ok(own.consistency.unwrap_or(default).as_str().to_owned()),
+            "key" => Ok(own.key.as_deref().unwrap_or_default().to_owned()),
+            "max_staleness" => Ok(match own.max_staleness {
                 StalenessSetting::Within(bound) => format!("{}ms", bound.as_millis()),
                 StalenessSetting::Unset => "none".to_owned(),
             }),
@@ -231,6 +284,18 @@ impl OwnSettings {
                 };
                 Ok(())
             }
+            "key" if value.is_empty() => {
+                self.key = None;
+                Ok(())
+            }
+            "key" => {
+                self.key = Some(usable_key(value).ok_or_else(|| {
+                    invalid(
+                        "a text of at most 256 bytes, such as user:42, or the empty text for none",
+                    )
+                })?);
+                Ok(())
+            }
             "last_route" => Err(ProxyError::ReadOnlySetting {
                 name: format!("pgweir.{name}"),
             }),
@@ -238,10 +303,15 @@ impl OwnSettings {
         }
     }
 
+    /// Gives one its default.
+    ///
+    /// # Errors
+    /// When there is no such setting or it is read-only.
     fn reset(&mut self, name: &str) -> Result<(), ProxyError> {
         match name {
             "consistency" => self.consistency = None,
             "max_staleness" => self.max_staleness = StalenessSetting::Unset,
+            "key" => self.key = None,
             "last_route" => {
                 return Err(ProxyError::ReadOnlySetting {
                     name: format!("pgweir.{name}"),

@@ -102,7 +102,7 @@ impl Session {
     ) -> Result<(), SessionEnd> {
         // A block that has failed refuses everything itself.
         let has_failed = link.scanner.status == TransactionStatus::Failed;
-        if !has_failed && !precedes_write(plan) {
+        if !has_failed && (!precedes_write(plan) || self.meets_new_key(plan)) {
             self.end_replica_block(link).await;
             return self.begin_on_primary(begin, plan, extent).await;
         }

@@ -238,8 +238,19 @@ fn a_comment_at_either_end_carries_the_hint() {
         consistency: Some(Consistency::Latest),
         max_staleness: Some(Some(Duration::from_secs(1))),
         route_primary: None,
+        key: None,
     };
     assert_eq!(classify(both).hint, expected);
+    let keyed = "update t set v = 1 /*pgweir_key='user%3A42'*/";
+    assert_eq!(classify(keyed).hint.key.as_deref(), Some("user:42"));
+    for refused in [
+        "pgweir_key=''",
+        "pgweir_key='a',pgweir_key='b'",
+        "pgweir_key='%zz'",
+    ] {
+        let hint = classify(&format!("select 1 /*{refused}*/")).hint;
+        assert!(hint.route_primary.is_some(), "{refused}");
+    }
     let none = "select 1 /*pgweir_max_staleness='none'*/;";
     assert_eq!(classify(none).hint.max_staleness, Some(None));
     let encoded = "select 1 /*pgweir%5Fconsistency='late%73t'*/";

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use pgweir::core::classify::fuzzing::{Token, normalise_by_lexer, tokens};
+use pgweir::core::classify::fuzzing::{Token, by_parser, by_tokens, normalise_by_lexer, tokens};
 use pgweir::core::classify::{Normalised, analyse, deallocated_name, judge, normalise};
 use pgweir::core::policy::RoutingPolicy;
 use pgweir::core::residue::{NAMES_LIMIT, SettingNames};
@@ -91,12 +91,21 @@ pub fn classify(sql: &[u8]) {
         assert_eq!(known.transaction, unknown.transaction);
     }
     deallocated_name(sql);
+    tokens_prove_no_more_than_the_tree(sql);
     assert!(analysis.relations().count() <= sql.len() && analysis.heap_bytes() > 0);
     if sql.len() < ROOM && tokens(sql).1 {
         let behind = [sql, b"\n /* c */ \t"].concat();
         assert_eq!(classified(&behind), known);
         let before = [b"/* c */\n", sql].concat();
         assert_eq!(classified(&before), known);
+    }
+}
+
+/// A read by its tokens alone is one by its tree, if there is a tree.
+fn tokens_prove_no_more_than_the_tree(sql: &[u8]) {
+    let is_read = |analysis| judge(&analysis, Some(&SHOP), &POLICY).access == AccessMode::ReadOnly;
+    if by_tokens(sql).is_some_and(is_read) {
+        assert!(by_parser(sql).is_none_or(is_read));
     }
 }
 

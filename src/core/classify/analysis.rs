@@ -262,8 +262,13 @@ impl<'a> Collector<'a> {
         if self.comments.len() >= CLASSIFY_KEPT_TOKENS {
             hint.route_primary = Some(RoutePrimary);
         }
+        // Tokens alone do not tell where the statements of a batch end for PostgreSQL.
+        let batch = self.statements.len() > 1;
+        let statements = self.statements.into_iter();
         Analysis {
-            statements: self.statements.into_boxed_slice(),
+            statements: statements
+                .map(|facts| if batch { facts.without_tokens() } else { facts })
+                .collect(),
             hint,
         }
     }

@@ -6,6 +6,7 @@ use super::lexer::Piece;
 use super::query;
 use super::references::{self, Form, References};
 use super::session::{self, Outcome};
+use super::tokens;
 use super::transaction::{self, Clarity};
 use crate::core::residue::SettingNames;
 use crate::core::statement::{CatalogEffect, PinReason, Reason, SessionEffect, TransactionControl};
@@ -27,6 +28,8 @@ pub(super) struct StatementFacts {
 pub(super) enum Proof {
     /// It is, if everything it names is safe.
     Query,
+    /// It is, if everything that any word of it could name is safe: only its tokens are understood.
+    Tokens,
     /// It is, whatever the catalog says.
     Read(Reason),
     /// It is not; what it calls may pin the session.
@@ -91,6 +94,17 @@ impl StatementFacts {
         }
     }
 
+    /// The same facts where a look at the tokens alone proves nothing.
+    pub(super) fn without_tokens(self) -> Self {
+        match self.proof {
+            Proof::Tokens => Self {
+                proof: Proof::Write(Reason::ParseFailed),
+                ..self
+            },
+            Proof::Query | Proof::Read(_) | Proof::Write(_) | Proof::Definition(_) => self,
+        }
+    }
+
     /// The same facts for a text that is too long to be read whole.
     pub(super) fn cut_short(mut self) -> Self {
         if self.transaction != TransactionControl::None {
@@ -98,7 +112,9 @@ impl StatementFacts {
         }
         self.widen_effect();
         self.proof = match self.proof {
-            Proof::Query | Proof::Read(_) | Proof::Write(_) => Proof::Write(Reason::TooLong),
+            Proof::Query | Proof::Tokens | Proof::Read(_) | Proof::Write(_) => {
+                Proof::Write(Reason::TooLong)
+            }
             Proof::Definition(_) => Proof::Definition(Reason::TooLong),
         };
         if matches!(
@@ -225,27 +241,34 @@ fn with_settings(facts: StatementFacts, sql: &[u8], pieces: &[Piece<'_>]) -> Sta
 
 fn query_facts(sql: &[u8], pieces: &[Piece<'_>]) -> StatementFacts {
     match query::prove(sql, pieces) {
-        Ok(references) => {
-            let lists_statements = references
-                .relations
-                .iter()
-                .any(|relation| &*relation.name.name == "pg_prepared_statements");
-            let facts = StatementFacts::new(Proof::Query, references);
-            let facts = with_settings(facts, sql, pieces);
-            if lists_statements {
-                facts.pinned(PinReason::SqlPrepare)
-            } else {
-                facts
-            }
+        Ok(references) => read(StatementFacts::new(Proof::Query, references), sql, pieces),
+        Err(Reason::ParseFailed) => {
+            by_tokens(sql, pieces).unwrap_or_else(|| calling(sql, pieces, Reason::ParseFailed))
         }
-        Err(reason) => {
-            let facts = calling(sql, pieces, reason);
-            if reason == Reason::SelectInto {
-                select_into(facts, pieces)
-            } else {
-                facts
-            }
-        }
+        Err(Reason::SelectInto) => select_into(calling(sql, pieces, Reason::SelectInto), pieces),
+        Err(reason) => calling(sql, pieces, reason),
+    }
+}
+
+/// The facts of a query of which only the tokens are understood; `None` if it may be no query.
+pub(super) fn by_tokens(sql: &[u8], pieces: &[Piece<'_>]) -> Option<StatementFacts> {
+    let references = tokens::prove(sql, pieces)?;
+    Some(read(
+        StatementFacts::new(Proof::Tokens, references),
+        sql,
+        pieces,
+    ))
+}
+
+fn read(facts: StatementFacts, sql: &[u8], pieces: &[Piece<'_>]) -> StatementFacts {
+    let mut relations = facts.references.relations.iter();
+    let lists_statements =
+        relations.any(|relation| &*relation.name.name == "pg_prepared_statements");
+    let facts = with_settings(facts, sql, pieces);
+    if lists_statements {
+        facts.pinned(PinReason::SqlPrepare)
+    } else {
+        facts
     }
 }
 
@@ -355,16 +378,19 @@ fn explain(sql: &[u8], rest: &[Piece<'_>]) -> StatementFacts {
         return StatementFacts::doubtful(Reason::ParseFailed);
     }
     match (inner.proof, analyses) {
-        (Proof::Query, _) => inner,
+        (Proof::Query, _) | (Proof::Tokens, Analyses::No) => inner,
+        (Proof::Tokens, Analyses::Yes) => inner.without_tokens(),
         (Proof::Read(_), _) => StatementFacts::doubtful(Reason::ParseFailed),
         (Proof::Write(_) | Proof::Definition(_), Analyses::Yes) => StatementFacts {
             proof: Proof::Write(match inner.proof {
                 Proof::Write(
                     reason @ (Reason::ParseFailed | Reason::TooLong | Reason::NotUtf8),
                 ) => reason,
-                Proof::Query | Proof::Read(_) | Proof::Write(_) | Proof::Definition(_) => {
-                    Reason::ExplainAnalyzeWrite
-                }
+                Proof::Query
+                | Proof::Tokens
+                | Proof::Read(_)
+                | Proof::Write(_)
+                | Proof::Definition(_) => Reason::ExplainAnalyzeWrite,
             }),
             ..inner
         },
@@ -429,10 +455,8 @@ fn explain_options<'p, 'a>(rest: &'p [Piece<'a>]) -> (Analyses, &'p [Piece<'a>])
 fn analyze_option(options: &[Piece<'_>]) -> Analyses {
     let mut analyses = Analyses::No;
     for option in options.split(|piece| piece.is_symbol(b',')) {
-        if option
-            .first()
-            .is_some_and(|name| name.is("analyze") || name.is("analyse"))
-        {
+        let name = option.first().filter(|name| name.is_name());
+        if name.is_some_and(|name| matches!(&*name.text, "analyze" | "analyse")) {
             let off = option
                 .get(1)
                 .is_some_and(|value| value.is("false") || value.is("off"));

@@ -2,6 +2,7 @@
 
 use super::lexer::{Kind, Lexer};
 use super::normalise::{Normalised, by_lexer};
+use super::{Analysis, looks};
 
 /// What a token is to a fuzz target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,4 +42,14 @@ pub fn tokens(sql: &[u8]) -> (Vec<(Token, usize, usize)>, bool) {
 /// [`super::normalise`] without its short way.
 pub fn normalise_by_lexer(sql: &[u8], out: &mut Vec<u8>) -> Normalised {
     by_lexer(sql, out)
+}
+
+/// What the tokens alone say, if they say that it may be a read.
+pub fn by_tokens(sql: &[u8]) -> Option<Analysis> {
+    looks::by_tokens(sql)
+}
+
+/// What sqlparser's tree says, if it understands the text.
+pub fn by_parser(sql: &[u8]) -> Option<Analysis> {
+    looks::by_parser(sql)
 }

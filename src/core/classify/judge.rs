@@ -60,6 +60,11 @@ impl Judge<'_> {
                 Some(reason) => (AccessMode::ReadWrite, reason),
                 None => (AccessMode::ReadOnly, Reason::Read),
             },
+            Proof::Tokens => match self.query(&facts.references, self.strictest(&facts.references))
+            {
+                Some(reason) => (AccessMode::ReadWrite, reason),
+                None => (AccessMode::ReadOnly, Reason::Read),
+            },
             Proof::Read(reason) => (AccessMode::ReadOnly, reason),
             Proof::Write(reason) | Proof::Definition(reason) => (AccessMode::ReadWrite, reason),
         };
@@ -124,11 +129,32 @@ impl Judge<'_> {
         calls
             .map(|call| match facts.proof {
                 Proof::Query => self.call(call),
-                Proof::Read(_) | Proof::Write(_) => self.call_in_write(call),
+                // What looks like a call there may be none.
+                Proof::Tokens | Proof::Read(_) | Proof::Write(_) => self.call_in_write(call),
                 Proof::Definition(_) => call_in_definition(call),
             })
             .reduce(FunctionVerdict::and)
             .unwrap_or(FunctionVerdict::SAFE)
+    }
+
+    /// The strictest verdict of all that may be calls, as they are judged in a query.
+    fn strictest(self, references: &References) -> FunctionVerdict {
+        let calls = references.functions.iter();
+        calls
+            .map(|call| match call.form {
+                Form::Mention => self.mention(call),
+                Form::Bare | Form::Exact | Form::Harmless => self.call(call),
+            })
+            .reduce(FunctionVerdict::and)
+            .unwrap_or(FunctionVerdict::SAFE)
+    }
+
+    /// A word that may be the name of a function, an attribute of a row or anything else.
+    fn mention(self, word: &FunctionUse) -> FunctionVerdict {
+        match self.known(word) {
+            Some(_) => self.call(word),
+            None => FunctionVerdict::SAFE,
+        }
     }
 
     fn call(self, call: &FunctionUse) -> FunctionVerdict {
@@ -181,13 +207,16 @@ impl Judge<'_> {
                 ..verdict
             },
             (Form::Harmless, _) => FunctionVerdict::SAFE,
-            (Form::Bare | Form::Exact, _) => verdict,
+            (Form::Bare | Form::Exact | Form::Mention, _) => verdict,
         })
     }
 
     /// A name that no catalog knows is most often the column list of an alias here, unless it is
     /// written in escapes.
     fn call_in_write(self, call: &FunctionUse) -> FunctionVerdict {
+        if call.form == Form::Mention {
+            return FunctionVerdict::SAFE;
+        }
         let escaped = call
             .name
             .name

@@ -9,7 +9,8 @@
 //! `src/backend/parser/scan.l` does (`standard_conforming_strings = on`). sqlparser must accept
 //! those tokens as one query without a data-modifying statement, lock or INTO at any depth, and it
 //! names the relations. Functions, operators and types are collected from the tokens, because
-//! `name (` cannot be hidden from a token list whatever the shape of the tree.
+//! `name (` cannot be hidden from a token list whatever the shape of the tree. What sqlparser does not
+//! understand gets a stricter look by its tokens alone.
 //!
 //! Invariants:
 //! * Whatever is not proved to be a read is `ReadWrite`, with the reason.
@@ -38,10 +39,13 @@ mod hint;
 mod judge;
 mod lexer;
 mod limits;
+#[cfg(any(test, fuzzing))]
+mod looks;
 mod normalise;
 mod query;
 mod references;
 mod session;
+mod tokens;
 mod transaction;
 
 pub use analysis::{Analysis, analyse};

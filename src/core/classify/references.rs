@@ -21,6 +21,8 @@ pub(super) enum Form {
     Exact,
     /// `set_config(..., true)`, or `current_setting` of a setting that every node answers alike.
     Harmless,
+    /// A name that may be anything: it counts only if the catalog has something against a function of it.
+    Mention,
 }
 
 /// A name in front of `(`.
@@ -149,7 +151,7 @@ const NEVER_FUNCTIONS: [&str; 77] = [
 
 /// The rest of the words after which the grammar allows `(` without a call; sorted. A function of
 /// such a name that the catalog knows is judged all the same.
-const GRAMMAR_FORMS: [&str; 64] = [
+const GRAMMAR_FORMS: [&str; 68] = [
     "add",
     "bernoulli",
     "by",
@@ -207,13 +209,17 @@ const GRAMMAR_FORMS: [&str; 64] = [
     "update",
     "varchar",
     "within",
+    "xmlattributes",
     "xmlconcat",
     "xmlelement",
     "xmlexists",
     "xmlforest",
+    "xmlnamespaces",
     "xmlparse",
     "xmlpi",
+    "xmlroot",
     "xmlserialize",
+    "xmltable",
 ];
 
 /// Type names of the grammar, which always mean the built-in type; sorted.
@@ -316,7 +322,7 @@ pub(super) fn calls_only(sql: &[u8], pieces: &[Piece<'_>]) -> References {
     }
 }
 
-fn distinct<T: Ord>(items: impl Iterator<Item = T>) -> Box<[T]> {
+pub(super) fn distinct<T: Ord>(items: impl Iterator<Item = T>) -> Box<[T]> {
     let mut all: Vec<T> = items.collect();
     all.sort_unstable();
     all.dedup();
@@ -333,7 +339,8 @@ fn calls<'p>(sql: &'p [u8], pieces: &'p [Piece<'_>]) -> impl Iterator<Item = Fun
         })
 }
 
-fn call(sql: &[u8], pieces: &[Piece<'_>], at: usize) -> Option<FunctionUse> {
+/// The call whose name is at `at`, in front of `(`; `None` if that can be none.
+pub(super) fn call(sql: &[u8], pieces: &[Piece<'_>], at: usize) -> Option<FunctionUse> {
     let piece = pieces.get(at)?;
     let schema = schema_before(pieces, at);
     let reserved = schema.is_none()

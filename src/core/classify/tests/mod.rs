@@ -1,5 +1,6 @@
 mod properties;
 mod shop;
+mod tokens;
 
 use std::fmt::Write as _;
 use std::sync::LazyLock;

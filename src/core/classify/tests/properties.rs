@@ -21,7 +21,7 @@ fn writes() -> Vec<&'static str> {
 }
 
 /// Ways to hide a statement inside another.
-const WRAPPERS: [(&str, &str); 14] = [
+pub(super) const WRAPPERS: [(&str, &str); 14] = [
     ("with x as (", ") select 1"),
     ("with x as materialized (", ") select * from users"),
     ("select * from (", ") y"),
@@ -110,7 +110,7 @@ fn fragment() -> impl Strategy<Value = String> {
     prop_oneof![3 => word.prop_map(str::to_owned), 1 => literal]
 }
 
-fn sql_soup() -> impl Strategy<Value = String> {
+pub(super) fn sql_soup() -> impl Strategy<Value = String> {
     prop::collection::vec(
         (
             fragment(),

@@ -1,10 +1,12 @@
 //! The cluster as the probes have found it: answers in, snapshots out.
 //!
 //! Invariants:
-//! * The primary is the only node out of recovery on the highest timeline that was ever seen; two
-//!   of them make none. A server that comes back on a lower timeline is never the primary again.
-//! * A lost connection forgets all that was proved about a node.
-//! * A node of another database system, or on another timeline than the primary, serves no reads.
+//! * The primary is the only node out of recovery on the highest timeline that any node of its
+//!   system was ever seen on; two of them make none. A server that comes back on a lower timeline is
+//!   never the primary again.
+//! * A lost connection forgets all that was proved about a node; another start of its server, also
+//!   its role.
+//! * A node of another database system, or on another timeline than the highest, serves no reads.
 //! * It must not look at a clock: instants come with the answers.
 
 use std::sync::Arc;
@@ -43,7 +45,7 @@ pub struct NodeIdentity {
 pub struct ClusterObserver {
     nodes: Vec<Observed>,
     bounds: RotationBounds,
-    /// The highest timeline that any node of the cluster was seen on.
+    /// The highest timeline that any node of the cluster's system was seen on.
     highest_timeline: u32,
     /// The elected primary.
     primary: Option<NodeId>,
@@ -67,9 +69,20 @@ struct Observed {
     /// How many times the monitor has connected.
     connection: u32,
     identity: Option<NodeIdentity>,
+    /// The highest timeline that it was seen on as a node of this system.
+    highest_timeline: u32,
     reachability: Reachability,
     face: Face,
     eligibility: Eligibility,
+}
+
+/// Where the cluster is: what is on another line has another history, whether or not there is a
+/// primary at the moment.
+#[derive(Debug, Clone, Copy)]
+struct Line {
+    system: i64,
+    /// The highest that was seen.
+    timeline: u32,
 }
 
 /// What a node said it is.
@@ -81,6 +94,10 @@ enum Face {
 }
 
 impl Observed {
+    fn system(&self) -> Option<i64> {
+        self.identity.map(|identity| identity.system_identifier)
+    }
+
     fn timeline(&self) -> Option<u32> {
         match &self.face {
             Face::Unknown => None,
@@ -115,6 +132,7 @@ impl ClusterObserver {
             entry,
             connection: 0,
             identity: None,
+            highest_timeline: 0,
             reachability: Reachability::default(),
             face: Face::Unknown,
             eligibility: Eligibility::Unmeasured,
@@ -130,12 +148,22 @@ impl ClusterObserver {
     }
 
     /// The monitor has a new connection to `node`: what an earlier one proved of a replica is
-    /// forgotten.
+    /// forgotten. A server that was started again may have another role than before.
     pub fn on_connected(&mut self, node: NodeId, identity: NodeIdentity) {
         if let Some(observed) = self.nodes.get_mut(node.index()) {
             observed.connection = observed.connection.wrapping_add(1);
-            observed.identity = Some(identity);
+            if observed.system() != Some(identity.system_identifier) {
+                observed.highest_timeline = 0;
+            }
+            let same_start = observed
+                .identity
+                .is_some_and(|old| old.started_at_unix_micros == identity.started_at_unix_micros);
+            if matches!(observed.face, Face::Primary(_)) && !same_start {
+                observed.face = Face::Unknown;
+            }
             forget_freshness(observed);
+            observed.identity = Some(identity);
+            self.elect();
         }
     }
 
@@ -205,24 +233,39 @@ impl ClusterObserver {
         self.primary
     }
 
-    /// Raises the floor of timelines. Only nodes of the known system count: a stranger must not be
-    /// able to fence the cluster.
+    /// Raises the floor of timelines of the node's system.
     fn see_timeline(&mut self, node: NodeId) {
-        let known_system = self
-            .history
-            .as_ref()
-            .map(|history| history.system_identifier);
-        let Some(observed) = self.nodes.get(node.index()) else {
+        let known_system = self.known_system();
+        let Some(observed) = self.nodes.get_mut(node.index()) else {
             return;
         };
-        let system = observed.identity.map(|identity| identity.system_identifier);
-        let counts = match known_system {
-            Some(known) => system == Some(known),
-            None => matches!(observed.face, Face::Primary(_)),
+        let Some(timeline) = observed.timeline() else {
+            return;
         };
-        if let (true, Some(timeline)) = (counts, observed.timeline()) {
+        observed.highest_timeline = observed.highest_timeline.max(timeline);
+        if known_system.is_some() && observed.system() == known_system {
             self.highest_timeline = self.highest_timeline.max(timeline);
         }
+    }
+
+    fn known_system(&self) -> Option<i64> {
+        let history = self.history.as_ref();
+        history.map(|history| history.system_identifier)
+    }
+
+    /// The highest timeline that a node of `system` was seen on. Nodes of other systems do not count:
+    /// a stranger must not be able to fence the cluster.
+    fn timeline_floor(&self, system: i64) -> u32 {
+        let remembered = match self.known_system() {
+            Some(known) if known == system => self.highest_timeline,
+            Some(_) | None => 0,
+        };
+        let of_system = self
+            .nodes
+            .iter()
+            .filter(|node| node.system() == Some(system));
+        let seen = of_system.map(|node| node.highest_timeline);
+        seen.fold(remembered, u32::max)
     }
 
     /// Nobody is elected before every node was asked once: an old primary that answers first must
@@ -236,19 +279,13 @@ impl ClusterObserver {
             self.primary = None;
             return;
         }
-        let system = self
-            .history
-            .as_ref()
-            .map(|history| history.system_identifier);
+        let known_system = self.known_system();
         let mut claims = self.nodes.iter().enumerate().filter(|(_, observed)| {
-            let of_cluster = match (system, observed.identity) {
-                (Some(system), Some(identity)) => identity.system_identifier == system,
-                (None, Some(_)) => true,
-                (_, None) => false,
-            };
-            of_cluster
-                && observed.role() == NodeRole::Primary
-                && observed.timeline() >= Some(self.highest_timeline)
+            observed.role() == NodeRole::Primary
+                && observed.system().is_some_and(|system| {
+                    known_system.is_none_or(|known| known == system)
+                        && observed.timeline() >= Some(self.timeline_floor(system))
+                })
         });
         self.primary = match (claims.next(), claims.next()) {
             (Some((index, _)), None) => node_id(index),
@@ -269,6 +306,7 @@ impl ClusterObserver {
                 history.positions.note(sample);
             }
             Some(_) | None => {
+                self.highest_timeline = self.timeline_floor(identity.system_identifier);
                 self.history = Some(PrimaryHistory {
                     node,
                     connection: observed.connection,
@@ -303,16 +341,15 @@ impl ClusterObserver {
     /// The world at `now`. Judges every node against the bounds on the way.
     pub fn snapshot(&mut self, now: Instant) -> RoutingSnapshot {
         self.generation = self.generation.wrapping_add(1);
+        let line = self.known_system().map(|system| Line {
+            system,
+            timeline: self.highest_timeline,
+        });
         let mut nodes = Vec::with_capacity(self.nodes.len());
         for (index, observed) in self.nodes.iter_mut().enumerate() {
             let Some(id) = node_id(index) else { continue };
             let lag = lag_of(observed, self.history.as_ref());
-            observed.eligibility = eligibility(
-                observed,
-                (lag, self.bounds),
-                self.history.as_ref().filter(|_| self.primary.is_some()),
-                now,
-            );
+            observed.eligibility = eligibility(observed, (lag, self.bounds), line, now);
             nodes.push(NodeState {
                 id,
                 name: Arc::clone(&observed.entry.name),
@@ -373,7 +410,7 @@ fn lag_of(observed: &Observed, history: Option<&PrimaryHistory>) -> ReplayLag {
 fn eligibility(
     observed: &Observed,
     (lag, bounds): (ReplayLag, RotationBounds),
-    primary: Option<&PrimaryHistory>,
+    line: Option<Line>,
     now: Instant,
 ) -> Eligibility {
     match observed.role() {
@@ -388,11 +425,13 @@ fn eligibility(
         }
         NodeRole::Replica => {}
     }
-    let foreign = primary.is_some_and(|history| {
-        let system = observed.identity.map(|identity| identity.system_identifier);
-        let timeline = observed.timeline();
-        system.is_some_and(|system| system != history.system_identifier)
-            || timeline.is_some_and(|timeline| timeline != history.positions.timeline())
+    let foreign = line.is_some_and(|line| {
+        observed
+            .system()
+            .is_some_and(|system| system != line.system)
+            || observed
+                .timeline()
+                .is_some_and(|timeline| timeline != line.timeline)
     });
     if foreign {
         Eligibility::ForeignTimeline

@@ -194,6 +194,23 @@ fn replay_that_went_back_forgets_what_was_proved() {
     assert_eq!(freshness.fresh_as_of(), Some(epoch));
 }
 
+#[test]
+fn what_an_old_primary_proved_is_forgotten_on_another_timeline() {
+    let epoch = Instant::now();
+    let history = history(&[primary(epoch, 0, 100, 100)]);
+    for timeline in [None, Some(2)] {
+        let mut freshness = ReplicaFreshness::default();
+        freshness.measure(replica(epoch, 1, 100));
+        freshness.prove(&history);
+        assert_eq!(freshness.fresh_as_of(), Some(epoch));
+        freshness.measure(ReplicaSample {
+            timeline,
+            ..replica(epoch, 2, 100)
+        });
+        assert_eq!(freshness.fresh_as_of(), None, "{timeline:?}");
+    }
+}
+
 /// Positions that never decrease, a few bytes apart, `flush <= insert`.
 fn growing(len: usize) -> impl Strategy<Value = Vec<PrimarySample>> {
     prop::collection::vec((0_u64..5, 0_u64..30, 0_u64..40), 1..len).prop_map(|steps| {

@@ -257,3 +257,75 @@ fn an_old_answer_is_proved_fresh_by_a_new_position_it_had_reached() {
     assert_eq!(scene.observer.fresh_as_of(A), Some(scene.now));
     assert!(scene.observer.fresh_as_of(B) < Some(scene.now));
 }
+
+#[test]
+fn a_replica_on_a_higher_timeline_that_answers_first_fences_the_old_primary() {
+    let mut scene = Scene::connected();
+    scene.observer.on_failed(A);
+    scene.replica(B, Some(2), 200);
+    scene.primary(P, 1, 300);
+    assert_eq!(
+        scene.observer.primary(),
+        None,
+        "after a start of pgweir too"
+    );
+    scene.observer.on_failed(B);
+    scene.primary(P, 1, 400);
+    assert_eq!(
+        scene.observer.primary(),
+        None,
+        "and when nobody says so any more"
+    );
+    scene.primary(A, 2, 400);
+    assert_eq!(scene.observer.primary(), Some(A));
+}
+
+#[test]
+fn primaries_of_two_systems_are_none_whatever_their_timelines() {
+    let mut scene = Scene::connected();
+    scene.observer.on_connected(B, identity(SYSTEM + 1));
+    scene.primary(B, 9, 100);
+    scene.primary(P, 1, 100);
+    scene.replica(A, Some(1), 100);
+    assert_eq!(scene.observer.primary(), None);
+}
+
+#[test]
+fn a_primary_that_was_started_again_is_none_until_it_says_so() {
+    let mut scene = Scene::healthy();
+    scene.observer.on_failed(P);
+    let restarted = NodeIdentity {
+        started_at_unix_micros: 2,
+        ..identity(SYSTEM)
+    };
+    scene.observer.on_connected(P, restarted);
+    assert_eq!(scene.observer.primary(), None, "it may be a replica now");
+    scene.primary(P, 1, 200);
+    assert_eq!(scene.observer.primary(), Some(P));
+}
+
+#[test]
+fn a_primary_whose_monitor_connection_was_ended_stays_primary() {
+    let mut scene = Scene::healthy();
+    scene.observer.on_failed(P);
+    scene.observer.on_connected(P, identity(SYSTEM));
+    assert_eq!(scene.observer.primary(), Some(P));
+}
+
+#[test]
+fn a_replica_left_on_an_older_timeline_serves_nothing_even_without_a_primary() {
+    let mut scene = Scene::healthy();
+    scene.observer.on_failed(P);
+    scene.observer.on_failed(P);
+    assert_eq!(scene.judged(A), Eligibility::Eligible);
+    scene.replica(B, Some(2), 200);
+    assert_eq!(scene.observer.primary(), None);
+    assert_eq!(scene.judged(A), Eligibility::ForeignTimeline);
+    assert_eq!(
+        scene.judged(B),
+        Eligibility::Unmeasured,
+        "nor does the one that goes on"
+    );
+    scene.primary(P, 2, 200);
+    assert_eq!(scene.judged(B), Eligibility::Eligible);
+}

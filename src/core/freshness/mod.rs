@@ -7,7 +7,8 @@
 //!
 //! Invariants:
 //! * Positions are compared on one timeline of one server life only.
-//! * Within one life of a replica, "fresh as of" never moves back; another life starts unknown.
+//! * Within one life of a replica on one timeline, "fresh as of" never moves back; another life or
+//!   timeline starts unknown.
 //! * Losing samples (bounded history, lost probes) makes the answer older, never newer.
 
 use std::collections::VecDeque;
@@ -247,14 +248,16 @@ pub enum ReplicaFreshness {
 }
 
 impl ReplicaFreshness {
-    /// Takes a newer answer of the same connection. A replay position that went back is another
-    /// life, whatever the connection says: what was proved is forgotten.
+    /// Takes a newer answer of the same connection. What was proved is forgotten if the replay
+    /// position went back, which is another life, whatever the connection says; and if the timeline
+    /// is another one: the primary of the old one may have answered after the new one had parted from
+    /// it, when it had not what was acknowledged there.
     pub fn measure(&mut self, sample: ReplicaSample) {
         let proved = match *self {
             Self::Measured {
                 sample: last,
                 fresh_as_of,
-            } if last.replay <= sample.replay => fresh_as_of,
+            } if last.replay <= sample.replay && last.timeline == sample.timeline => fresh_as_of,
             Self::Unknown | Self::Measured { .. } => None,
         };
         *self = Self::Measured {
@@ -293,6 +296,7 @@ impl ReplicaFreshness {
 }
 
 #[cfg(test)]
-mod simulator;
+#[path = "../../../simulator/src/simulation/mod.rs"]
+mod simulation;
 #[cfg(test)]
 mod tests;

@@ -62,10 +62,8 @@ impl World {
         }
         let next = server.apply(&self.log, most, self.now);
         let (visible, replay) = (server.visible, server.replay);
-        if server.cut_until <= self.now {
-            if self.random.one_in(8) {
-                server.control_timeline = self.log.branches[server.branch].timeline;
-            }
+        if server.cut_until <= self.now && self.random.one_in(8) {
+            server.control_timeline = self.log.branches[server.branch].timeline;
         }
         if self.random.one_in(8) {
             server.restart_point = replay;

@@ -9,6 +9,8 @@ mod causality {
     pub(crate) mod family;
 }
 mod harness;
+#[path = "causality/tokens.rs"]
+mod tokens;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

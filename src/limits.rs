@@ -216,3 +216,10 @@ pub const CAUSAL_KEY_TABLES: usize = 64;
 
 /// Causal keys that one transaction may have.
 pub const CAUSAL_KEYS_PER_TRANSACTION: usize = 16;
+
+/// How long a statement about a token may wait for a position of the primary: ten idle probe periods, so
+/// that a busy host does not refuse it.
+pub const POSITION_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Tokens that one segment may take.
+pub const TOKENS_PER_SEGMENT: usize = 8;

@@ -4,6 +4,7 @@
 //! samples through [`FreshnessDemand`] and reports DDL through [`DatabaseCatalog::invalidate`].
 
 mod database_catalog;
+mod positions;
 mod role_lookups;
 
 use std::collections::HashMap;
@@ -18,6 +19,7 @@ use crate::limits::{CATALOGS_PER_CLUSTER, FIRST_MEASUREMENT};
 use crate::published::Published;
 
 pub use database_catalog::{DatabaseCatalog, DdlMark};
+pub use positions::Positions;
 pub use role_lookups::{RoleLookups, RoleQuestion, Unanswered};
 
 /// What is known of one cluster at this moment.
@@ -29,6 +31,8 @@ pub struct ClusterWorld {
     pub demand: FreshnessDemand,
     /// Catalog knowledge by database.
     pub catalogs: CatalogDirectory,
+    /// The primary's positions as they were sampled.
+    pub positions: Positions,
     /// What logins ask about roles.
     pub roles: RoleLookups,
 }
@@ -40,6 +44,7 @@ impl ClusterWorld {
             routing: Published::new(snapshot),
             demand: FreshnessDemand::new(now),
             catalogs: CatalogDirectory::default(),
+            positions: Positions::default(),
             roles: RoleLookups::default(),
         }
     }

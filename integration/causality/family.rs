@@ -35,6 +35,8 @@ pub(crate) enum Way {
     Comment,
     /// An option of the startup packet.
     Startup,
+    /// `SHOW pgweir.token` after each statement, `SET pgweir.after` before each.
+    Token,
 }
 
 /// What families did and found.
@@ -68,6 +70,7 @@ pub(crate) struct Family {
     way: Way,
     written: i64,
     counted: i64,
+    token: String,
     found: Findings,
 }
 
@@ -94,6 +97,7 @@ impl Family {
             way,
             written: 0,
             counted: 0,
+            token: String::new(),
             found: Findings::default(),
         };
         // The row may have been written in an earlier run of the same test.
@@ -113,6 +117,10 @@ impl Family {
                 self.write().await;
             }
             for _ in 0..random_range(1..=3) {
+                // Each read makes a token of the primary's position of that moment.
+                if self.way == Way::Token && random_bool(0.3) {
+                    sleep(Duration::from_millis(100)).await;
+                }
                 self.read().await;
             }
             if random_bool(0.5) {
@@ -168,6 +176,14 @@ impl Family {
                 run(client, &format!("SET LOCAL pgweir.key = 'family:{id}'")).await;
                 let found = numbers(client, sql).await;
                 run(client, "COMMIT").await;
+                found
+            }
+            Way::Token => {
+                if !self.token.is_empty() {
+                    run(client, &format!("SET pgweir.after = '{}'", self.token)).await;
+                }
+                let found = numbers(client, sql).await;
+                self.token = text(client, "SHOW pgweir.token").await;
                 found
             }
         }

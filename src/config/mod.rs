@@ -288,6 +288,8 @@ pub struct CausalityConfig {
     pub key_ttl: Duration,
     /// The most keys of one cluster that are remembered.
     pub max_keys: usize,
+    /// What tokens are signed with; `None` for something that no other process knows.
+    pub secret: Option<Secret>,
 }
 
 /// `limits:`.

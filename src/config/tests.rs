@@ -20,6 +20,7 @@ impl Environment for Fixed {
             "REPORT_PASSWORD" => "report-secret",
             "MONITOR_PASSWORD" => "monitor-secret",
             "LOOKUP_PASSWORD" => "lookup-secret",
+            "TOKEN_SECRET" => "token-secret-of-some-length",
             "PORT" => "7001",
             "BAD_PORT" => "seventy",
             _ => return None,
@@ -147,6 +148,9 @@ fn the_full_example_states_the_defaults() {
     assert_eq!(config.limits, smallest.limits);
     assert_eq!(config.log, smallest.log);
     assert_eq!(config.auth_method, smallest.auth_method);
+    let mut expected = smallest.causality.clone();
+    expected.secret = Some(Secret::new("token-secret-of-some-length"));
+    assert_eq!(config.causality, expected);
     let main = &config.clusters[0];
     assert_eq!(main.pool, smallest.clusters[0].pool);
     assert_eq!(main.server_tls, smallest.clusters[0].server_tls);

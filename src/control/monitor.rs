@@ -19,6 +19,8 @@ use super::limits::{
 use super::probe::{Answer, ProbeConnection, ProbeError};
 use super::publisher::Publisher;
 use crate::config::{ClusterConfig, NodeConfig};
+use crate::core::causality::positions::PositionSample;
+use crate::core::freshness::PrimarySample;
 use crate::core::freshness::observer::ClusterObserver;
 use crate::core::snapshot::NodeId;
 use crate::world::ClusterWorld;
@@ -153,6 +155,7 @@ impl NodeWatcher {
                 self.watch
                     .publisher
                     .observe(|observer| observer.on_primary(self.id, sample));
+                self.note_position(&sample);
                 self.watch.wake_wanted(sample.received);
                 Pace::Primary {
                     asked_at: sample.sent,
@@ -166,6 +169,18 @@ impl NodeWatcher {
                     asked_at: sample.sent,
                 }
             }
+        }
+    }
+
+    fn note_position(&self, sample: &PrimarySample) {
+        let publisher = &self.watch.publisher;
+        let position = publisher.look(|observer| observer.position(self.id, sample));
+        if let Some(at) = position {
+            publisher.world().positions.note(&PositionSample {
+                at,
+                sent: sample.sent,
+                received: sample.received,
+            });
         }
     }
 

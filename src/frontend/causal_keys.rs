@@ -11,6 +11,7 @@ use crate::config::CausalityConfig;
 use crate::core::causality::keys::{Effect, KeyBounds, KeyTable, NodeList, Visit};
 use crate::core::guarantee::Floor;
 use crate::core::policy::ConsistencyPolicy;
+use crate::frontend::tokens::TokenKey;
 use crate::limits::{CAUSAL_KEY_TABLES, CAUSAL_KEYS_BYTES};
 
 /// Fewer keys than this share one table.
@@ -21,6 +22,7 @@ const KEYS_PER_TABLE: usize = 1024;
 pub struct CausalKeys {
     tables: Box<[Mutex<KeyTable>]>,
     places: RandomState,
+    tokens: TokenKey,
 }
 
 impl CausalKeys {
@@ -37,7 +39,13 @@ impl CausalKeys {
                 .map(|_| Mutex::new(KeyTable::new(bounds, now)))
                 .collect(),
             places: RandomState::new(),
+            tokens: TokenKey::new(config.secret.as_ref()),
         }
+    }
+
+    /// What the tokens of the cluster's sessions are signed with.
+    pub const fn tokens(&self) -> &TokenKey {
+        &self.tokens
     }
 
     /// How many keys are known.

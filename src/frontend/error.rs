@@ -151,7 +151,7 @@ pub enum ProxyError {
         name: String,
     },
     /// What the block must see is changed when its replica has been chosen: `25001`.
-    #[error("a causal key must be set before any query of a transaction that reads from a replica")]
+    #[error("a key or token must be set before the first query of a block on a replica")]
     TooLateInBlock,
     /// The block has failed, and pgweir's settings obey that too: `25P02`.
     #[error("current transaction is aborted, commands ignored until end of transaction block")]

@@ -12,3 +12,4 @@ pub mod listener;
 pub mod replication;
 pub mod session;
 pub mod statements;
+pub mod tokens;

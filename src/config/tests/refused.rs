@@ -53,7 +53,7 @@ consistency:
   wait: 5s
   spill_limit: 50%
 failover: { promote: manual, hold: 15s, patroni: [x] }
-causality: { store: "redis://x", key_ttl: 1ms, max_keys: 0 }
+causality: { store: "redis://x", key_ttl: 1ms, max_keys: 0, secret: short }
 admin_users: [root]
 limits: { max_clients: -1, max_message: 2GiB, idle_in_transaction: 5m }
 log: { format: xml, level: warning }
@@ -138,6 +138,8 @@ pgweir.yaml:41: causality.key_ttl: `1ms` is out of range
     hint: from 1s to 168h
 pgweir.yaml:41: causality.max_keys: `0` is out of range
     hint: from 1 to 100000000
+pgweir.yaml:41: causality.secret: is too short
+    hint: at least 16 bytes, such as openssl rand -hex 32 prints
 pgweir.yaml:42: admin_users: is not supported by this version
     hint: only the empty list is
 pgweir.yaml:43: limits.max_clients: `-1` is not a whole number

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{PrimarySample, PrimaryTimeline, ReplicaFreshness, ReplicaSample, WalGeometry};
+use crate::core::causality::positions::SystemPosition;
 use crate::core::health::{Reachability, RotationBounds};
 use crate::core::snapshot::{
     Eligibility, Incarnation, NodeId, NodeRole, NodeState, ReplayLag, RoutingSnapshot,
@@ -226,6 +227,17 @@ impl ClusterObserver {
             Face::Replica(freshness) => freshness.fresh_as_of(),
             Face::Unknown | Face::Primary(_) => None,
         }
+    }
+
+    /// Where the elected primary is according to its `sample`; `None` if `node` is not that.
+    pub fn position(&self, node: NodeId, sample: &PrimarySample) -> Option<SystemPosition> {
+        let observed = self.nodes.get(node.index())?;
+        let identity = observed.identity.filter(|_| self.primary == Some(node))?;
+        Some(SystemPosition {
+            system: identity.system_identifier,
+            timeline: sample.timeline,
+            lsn: identity.geometry.settled(sample.insert),
+        })
     }
 
     /// The one node that takes writes.

@@ -13,6 +13,9 @@ impl Session {
     pub(super) async fn greet(&mut self) -> Result<(), SessionEnd> {
         for (name, value) in std::mem::take(&mut self.startup_settings) {
             let name = name.strip_prefix("pgweir.").unwrap_or(&name);
+            if name == "after" {
+                Box::pin(self.start_after(&value)).await?;
+            }
             self.state.set_at_start(name, &value)?;
         }
         let parameters = self.parameters().await?;

@@ -38,6 +38,7 @@ mod settle;
 mod spare;
 mod state;
 mod texts;
+mod token;
 mod train;
 mod translate;
 mod until_write;

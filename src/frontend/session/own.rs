@@ -137,7 +137,7 @@ impl Context {
         }
         let binds = match statement {
             ProxyStatement::Set { name, .. } | ProxyStatement::SetLocal { name, .. } => {
-                name == "key"
+                name == "key" || name == "after"
             }
             ProxyStatement::Reset { .. } | ProxyStatement::Show { .. } => false,
         };

@@ -28,6 +28,8 @@ pub(super) struct Plan {
     pub(super) needs: Needs,
     /// Where its segments end but for the last, if it is several.
     pub(super) ends: Vec<usize>,
+    /// Whether it has statements about pgweir's settings.
+    pub(super) settings: Settings,
     /// Whether a comment in it names a causal key.
     pub(super) has_keys: bool,
     /// Whether it closes a statement, or runs the unnamed one of an earlier segment.
@@ -51,6 +53,14 @@ pub(super) enum Needs {
     Held,
     /// The primary.
     Primary,
+}
+
+/// Whether a segment has statements about pgweir's settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Settings {
+    #[default]
+    None,
+    Some,
 }
 
 /// Whether a segment concerns what other segments have prepared.
@@ -104,6 +114,7 @@ impl Plan {
             only_text: None,
             needs: Needs::Nothing,
             has_keys: false,
+            settings: Settings::None,
             ..self
         }
     }
@@ -230,7 +241,9 @@ impl Plan {
         texts: &mut impl Texts,
     ) -> Result<Arc<Classification>, ProxyError> {
         let classification = texts.judge(text);
-        if !is_own(&classification)? {
+        if is_own(&classification)? {
+            self.settings = Settings::Some;
+        } else {
             self.need_node();
         }
         self.has_keys |= classification.hint.key.is_some();

@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::link::{ClientSide, Link, LinkError, Pause, Until};
 use super::names::Names;
-use super::plan::{Needs, Plan};
+use super::plan::{Needs, Plan, Settings};
 use super::settle::Batch;
 use super::translate::{Destination, NodeStatements, Translation};
 use super::{Next, Session, SessionEnd, SessionTexts, Skipping, now, own};
@@ -70,6 +70,10 @@ impl Session {
             Err(error) => return self.refuse(&error, extent).await,
         };
         extent = planned;
+        if plan.settings == Settings::Some {
+            // Boxed: every idle session would keep room for it.
+            Box::pin(self.prepare_tokens(&plan)).await;
+        }
         let node_waits = |link: &Link| {
             let for_sync = link.batch == Batch::Open && extent.end == SegmentEnd::Sync;
             let for_names = link.names == Names::Client && extent.end != SegmentEnd::Query;

@@ -2,6 +2,7 @@
 //! and keeps or returns the connection.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::link::{Link, Undone};
 use super::names::Names;
@@ -166,7 +167,7 @@ impl Session {
                 Began::Here
             };
             self.end_block(&block, &mut link, plan, began);
-            self.note_seen(&block, &link, at);
+            self.note_seen(&block, &link, (extent.arrived, at));
             self.state.end_local();
         }
         if link.undone == Undone::Yes && self.pin.is_some() && self.block.is_none() {
@@ -324,7 +325,7 @@ impl Session {
     }
 
     /// What the session has written or seen binds its later reads.
-    fn note_seen(&mut self, block: &OpenBlock, link: &Link, at: std::time::Instant) {
+    fn note_seen(&mut self, block: &OpenBlock, link: &Link, (arrived, at): (Instant, Instant)) {
         if !self.marks.is_empty() {
             let effect = match block.wrote {
                 Wrote::No => Effect::Read,
@@ -339,6 +340,7 @@ impl Session {
                 guarantee.on_read_completed(route.node, route.role, link.incarnation, at);
             }
             (NodeRole::Primary | NodeRole::Unknown, Wrote::Maybe) => {
+                self.state.wrote_last = Some(arrived);
                 guarantee.on_write_acknowledged(at);
                 guarantee.on_read_completed(link.route.node, link.route.role, link.incarnation, at);
             }
@@ -353,7 +355,7 @@ impl Session {
         }
     }
 
-    fn keep_or_return(&mut self, mut link: Box<Link>, at: std::time::Instant) {
+    fn keep_or_return(&mut self, mut link: Box<Link>, at: Instant) {
         if self.block.is_some() || self.pin.is_some() || !link.is_quiet() {
             self.link = Some(link);
             return;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::backend::state::{AppliedSettings, ROLE, SESSION_AUTHORIZATION};
 use crate::core::causality::keys::usable_key;
@@ -12,6 +12,7 @@ use crate::core::router::Route;
 use crate::core::statement::{Consistency, ProxyStatement, SettingChange};
 use crate::frontend::error::ProxyError;
 use crate::frontend::session::named::NamedStatements;
+use crate::frontend::session::token::Prepared as PreparedTokens;
 use crate::frontend::statements::Prepared;
 use crate::protocol::backend::TransactionStatus;
 
@@ -38,6 +39,10 @@ pub(super) struct SessionState {
     pub(super) old_strings: OldStrings,
     /// Where the previous statement went.
     pub(super) last_route: Option<LastRoute>,
+    /// When the segment arrived that wrote last.
+    pub(super) wrote_last: Option<Instant>,
+    /// What statements about tokens need that are under way.
+    pub(super) tokens: PreparedTokens,
 }
 
 /// Whether the server's defaults give backslashes a meaning in ordinary literals.
@@ -59,6 +64,8 @@ pub(super) struct OwnSettings {
     pub(super) max_staleness: StalenessSetting,
     /// `pgweir.key`.
     pub(super) key: Option<Arc<str>>,
+    /// `pgweir.after`, as it was given; what it means is part of the guarantee.
+    pub(super) after: Option<Arc<str>>,
 }
 
 /// What a session has said about `pgweir.max_staleness`.
@@ -195,6 +202,7 @@ impl SessionState {
         statement: &ProxyStatement,
         status: TransactionStatus,
     ) -> Result<(), ProxyError> {
+        self.take_token(statement)?;
         match statement {
             ProxyStatement::Set { name, value } => {
                 if let Some(local) = &mut self.local {
@@ -222,6 +230,23 @@ impl SessionState {
         }
     }
 
+    /// A token binds the session's reads from now on, whatever becomes of the setting.
+    fn take_token(&mut self, statement: &ProxyStatement) -> Result<(), ProxyError> {
+        match statement {
+            ProxyStatement::Set { name, value } | ProxyStatement::SetLocal { name, value }
+                if name == "after" && !value.is_empty() =>
+            {
+                let instant = self.tokens.after(value)?;
+                self.guarantee.on_seen(instant);
+                Ok(())
+            }
+            ProxyStatement::Set { .. }
+            | ProxyStatement::SetLocal { .. }
+            | ProxyStatement::Reset { .. }
+            | ProxyStatement::Show { .. } => Ok(()),
+        }
+    }
+
     /// The value that SHOW of one of pgweir's settings answers.
     ///
     /// # Errors
@@ -231,6 +256,8 @@ impl SessionState {
         match name {
             "consistency" => Ok(own.consistency.unwrap_or(default).as_str().to_owned()),
             "key" => Ok(own.key.as_deref().unwrap_or_default().to_owned()),
+            "after" => Ok(own.after.as_deref().unwrap_or_default().to_owned()),
+            "token" => self.tokens.token(),
             "max_staleness" => Ok(match own.max_staleness {
                 StalenessSetting::Within(bound) => format!("{}ms", bound.as_millis()),
                 StalenessSetting::Unset => "none".to_owned(),
@@ -296,7 +323,11 @@ impl OwnSettings {
                 })?);
                 Ok(())
             }
-            "last_route" => Err(ProxyError::ReadOnlySetting {
+            "after" => {
+                self.after = (!value.is_empty()).then(|| Arc::from(value));
+                Ok(())
+            }
+            "last_route" | "token" => Err(ProxyError::ReadOnlySetting {
                 name: format!("pgweir.{name}"),
             }),
             _ => Err(unknown_setting(name)),
@@ -312,7 +343,8 @@ impl OwnSettings {
             "consistency" => self.consistency = None,
             "max_staleness" => self.max_staleness = StalenessSetting::Unset,
             "key" => self.key = None,
-            "last_route" => {
+            "after" => self.after = None,
+            "last_route" | "token" => {
                 return Err(ProxyError::ReadOnlySetting {
                     name: format!("pgweir.{name}"),
                 });

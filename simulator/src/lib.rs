@@ -8,6 +8,7 @@ pub mod limits;
 
 /// What decides, out of the product's core.
 pub mod core {
+    pub mod causality;
     pub mod freshness;
     pub mod guarantee;
     pub mod health;

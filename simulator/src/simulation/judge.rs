@@ -32,7 +32,7 @@ pub(super) fn promised(
     };
     match mode {
         Consistency::Eventual => bounded,
-        Consistency::Session => bounded | world.clients[client].knows,
+        Consistency::Session => bounded | world.clients[client].knows | world.known_to_key(client),
         Consistency::Latest | Consistency::Primary => {
             world.log.acknowledged_by(world.now) | world.clients[client].knows
         }

@@ -5,7 +5,7 @@
 //! among them), one to three sessions that read and write, somebody who writes past the proxy, and at
 //! most 300 events within 20 ms to 3 s of virtual time. It has:
 //!
-//! * every consistency mode, bounds of staleness, positions and windows, every `on_no_replica`;
+//! * every consistency mode, causal keys that sessions share and that are forgotten, bounds of staleness, positions and windows, every `on_no_replica`;
 //! * commits that are flushed first and others that are not (`synchronous_commit=off`), commits that
 //!   wait for a standby while replicas show them already, WAL that nobody flushes, records that end
 //!   at pages and segments, a log that is flushed up to the middle of a record;
@@ -19,7 +19,7 @@
 //!
 //! # What is judged, at every read
 //!
-//! Read your writes, monotonic reads, `latest`, bounded staleness; that the node was known; that the
+//! Read your writes, monotonic reads, both also across the sessions of a key, `latest`, bounded staleness; that the node was known; that the
 //! policy let the read go there and wait that long; that its rows are of one snapshot; that no write
 //! ran twice. At every answer: that the primary is on the highest timeline that was heard of, and that
 //! what a caught-up replica has is proved. What a crash or a failover has taken back, and what a
@@ -47,6 +47,7 @@
 
 mod faults;
 mod judge;
+mod keys;
 mod log;
 mod monitor;
 mod proxy;
@@ -105,11 +106,13 @@ pub enum Bug {
     NothingSeenBinds,
     /// Every replica is the home of every session.
     EverywhereAtHome,
+    /// A causal key learns of a statement when its answer has gone out, not before it is sent.
+    KeyMarkedAfterwards,
 }
 
 impl Bug {
     /// All that are mistakes.
-    pub const SEEDED: [Self; 17] = [
+    pub const SEEDED: [Self; 18] = [
         Self::TokenBeforeCommitRecord,
         Self::NoNormalisation,
         Self::WritePositionForAsyncCommits,
@@ -127,6 +130,7 @@ impl Bug {
         Self::SampleNeverExpires,
         Self::NothingSeenBinds,
         Self::EverywhereAtHome,
+        Self::KeyMarkedAfterwards,
     ];
 }
 

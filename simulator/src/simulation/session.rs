@@ -4,12 +4,14 @@
 use std::time::Duration;
 
 use super::judge;
+use super::keys::KeyUse;
 use super::log::bit;
 use super::proxy::node_id;
 use super::random::Random;
 use super::server::{Kind, Server};
 use super::world::{Committing, Event, Share, WalWrite, World, small};
 use super::{Bug, Commits, Micros};
+use crate::core::causality::keys::Effect;
 use crate::core::guarantee::SessionGuarantee;
 use crate::core::retry::{AfterError, NamesRecovery, after_replica_error};
 use crate::core::router::{Decision, NodeSet, Patience, Route, RouteReason, Target};
@@ -26,12 +28,14 @@ pub(super) struct Client {
     write: Write,
     /// It only reads.
     only_reads: bool,
+    pub(super) key: Option<KeyUse>,
 }
 
 impl Client {
     pub(super) fn new(random: &mut Random) -> Self {
         Self {
             only_reads: random.one_in(3),
+            key: (!random.one_in(4)).then(|| KeyUse::new(random)),
             ..Self::default()
         }
     }
@@ -131,6 +135,8 @@ impl World {
             life: self.servers[node].life,
             commits: 0,
         };
+        let life = self.proxy.incarnation(node);
+        self.mark(client, (primary, NodeRole::Primary), life);
         self.after_travel(Event::WriteArrives(small(client)));
     }
 
@@ -145,6 +151,7 @@ impl World {
             return self.write_lost(client);
         }
         let Some(commit) = self.commit(node, Some(small(client))) else {
+            self.unmark(client, 0, Effect::Wrote);
             return self.next_thought(client);
         };
         if commits & !self.log.lost != 0 {
@@ -238,6 +245,7 @@ impl World {
             return;
         };
         self.clients[client].knows |= bit(commit);
+        self.unmark(client, bit(commit), Effect::Wrote);
         if self.bug != Bug::TokenBeforeCommitRecord {
             let at = self.proxy.instant(self.now);
             self.clients[client].guarantee.on_write_acknowledged(at);
@@ -256,6 +264,7 @@ impl World {
         if let Some(client) = committing.session {
             // What has happened by now must be seen, what happens later need not.
             self.clients[usize::from(client)].knows |= bit(committing.commit);
+            self.unmark(client.into(), bit(committing.commit), Effect::Wrote);
             self.write_lost(client.into());
         }
     }
@@ -268,6 +277,7 @@ impl World {
             (write.node, write.life) = (node, self.servers[node].life);
             return self.after_travel(Event::WriteArrives(small(client)));
         }
+        self.unmark(client, 0, Effect::Wrote);
         let at = self.proxy.instant(self.now);
         self.clients[client].guarantee.on_write_acknowledged(at);
         self.next_thought(client);
@@ -319,6 +329,13 @@ impl World {
         let floor = self
             .proxy
             .floor(guarantee, (read.mode, read.bound), read.arrived);
+        let floor = match read.mode {
+            Consistency::Session => {
+                let arrived = self.proxy.instant(read.arrived);
+                self.keyed_floor(client, floor, arrived)
+            }
+            Consistency::Eventual | Consistency::Latest | Consistency::Primary => floor,
+        };
         let pick = self.random.next();
         let decision = self
             .proxy
@@ -364,6 +381,8 @@ impl World {
         });
         read.attempts += 1;
         self.clients[client].read = Some(read);
+        let life = self.proxy.incarnation(node);
+        self.mark(client, (route.node, route.role), life);
         self.after_travel(Event::ReadArrives(small(client)));
     }
 
@@ -413,6 +432,7 @@ impl World {
     /// The read is repeated on another node, if it has not been repeated too often.
     fn elsewhere(&mut self, client: usize, mut read: Read, sent: Sent) {
         self.tell(|_| format!("s{client} goes elsewhere"));
+        self.unmark(client, 0, Effect::Wrote);
         if read.attempts >= READ_ATTEMPTS || sent.route.role != NodeRole::Replica {
             return self.next_thought(client);
         }
@@ -440,6 +460,7 @@ impl World {
             let guarantee = &mut client_state.guarantee;
             guarantee.on_read_completed(route.node, route.role, sent.incarnation, at);
         }
+        self.unmark(client, read.seen, Effect::Read);
         self.tell(|_| format!("s{client} has its result"));
         self.next_thought(client);
     }

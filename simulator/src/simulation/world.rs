@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::keys::Keys;
 use super::log::Log;
 use super::monitor::Monitor;
 use super::proxy::Proxy;
@@ -21,6 +22,7 @@ pub(super) enum Event {
     GiveUp(u8),
     ReadArrives(u8),
     ReadEnds(u8),
+    KeyNotes(u8),
     WriteArrives(u8),
     /// Somebody commits who does not use the proxy.
     StrangerCommits,
@@ -129,6 +131,7 @@ pub(super) struct World {
     pub(super) proxy: Proxy,
     pub(super) monitors: Vec<Monitor>,
     pub(super) clients: Vec<Client>,
+    pub(super) keys: Option<Keys>,
     /// The highest timeline that any node has told the proxy of.
     pub(super) heard: u32,
     /// Written on a timeline of which the proxy had not heard, while an old primary went on.
@@ -153,6 +156,8 @@ impl World {
         let monitors = (0..nodes).map(|_| Monitor::new(&temper, &mut random));
         let monitors = monitors.collect();
         let sessions = random.of(&[1, 2, 3]);
+        let keyed = random.one_in(4);
+        let keys = keyed.then(|| Keys::new(proxy.instant(0), &mut random));
         let clients = (0..sessions).map(|_| Client::new(&mut random)).collect();
         let mut world = Self {
             now: 0,
@@ -164,6 +169,7 @@ impl World {
             proxy,
             monitors,
             clients,
+            keys,
             heard: 0,
             unheard: 0,
             bug,
@@ -232,6 +238,7 @@ impl World {
             Event::GiveUp(client) => self.give_up(client.into()),
             Event::ReadArrives(client) => self.read_arrives(client.into()),
             Event::ReadEnds(client) => self.read_ends(client.into()),
+            Event::KeyNotes(client) => self.key_notes(client.into()),
             Event::WriteArrives(client) => self.write_arrives(client.into()),
             Event::StrangerCommits => self.stranger_commits(),
             Event::Flushed(committing) => self.flushed(committing),

@@ -283,3 +283,52 @@ fn a_full_history_stays_bounded_and_errs_to_the_old_side() {
     }
     assert!(exact >= count / 8, "{exact} of {count}");
 }
+
+const HAZARDS: &str = include_str!("../../../integration/hazards.md");
+const README: &str = include_str!("../../../README.md");
+
+/// What the last column of each row names.
+fn named_in_hazards() -> Vec<&'static str> {
+    let rows = HAZARDS.lines().filter(|line| line.starts_with("| "));
+    let shown_by = rows.filter_map(|row| row.trim_end_matches(" |").rsplit(" | ").next());
+    shown_by
+        .filter(|cell| *cell != "Shown by")
+        .flat_map(|cell| cell.split("`, `").map(|name| name.trim_matches('`')))
+        .collect()
+}
+
+#[test]
+fn every_hazard_names_a_test_that_exists_or_what_the_readme_does_not_promise() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut sources = String::new();
+    for directory in ["src", "integration", "simulator/src/simulation"] {
+        collect(&root.join(directory), &mut sources);
+    }
+    let words = README.split_whitespace().collect::<Vec<_>>().join(" ");
+    let named = named_in_hazards();
+    assert!(named.len() > 60, "{}", named.len());
+    let unknown: Vec<_> = named
+        .into_iter()
+        .filter(|name| match name.split_once(": ") {
+            Some(("README", phrase)) => !words.contains(phrase),
+            Some(_) => true,
+            None => match name.strip_prefix("Bug::") {
+                Some(bug) => !sources.contains(&format!("        Self::{bug},")),
+                None => !sources.contains(&format!("fn {name}(")),
+            },
+        })
+        .collect();
+    assert_eq!(unknown, [""; 0]);
+}
+
+/// Adds the text of every source file below `directory`.
+fn collect(directory: &std::path::Path, sources: &mut String) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, sources);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            sources.push_str(&std::fs::read_to_string(&path).unwrap());
+        }
+    }
+}

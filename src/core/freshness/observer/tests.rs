@@ -329,3 +329,19 @@ fn a_replica_left_on_an_older_timeline_serves_nothing_even_without_a_primary() {
     scene.primary(P, 2, 200);
     assert_eq!(scene.judged(B), Eligibility::Eligible);
 }
+
+#[test]
+fn without_a_primary_replicas_serve_until_they_may_be_too_old() {
+    let mut scene = Scene::healthy();
+    let proved = scene.now;
+    scene.observer.on_failed(P);
+    scene.observer.on_failed(P);
+    while scene.now < proved + Duration::from_millis(9900) {
+        scene.now += Duration::from_millis(100);
+        scene.replica(A, Some(1), 100);
+        assert_eq!(scene.judged(A), Eligibility::Eligible);
+    }
+    scene.now += Duration::from_millis(200);
+    scene.replica(A, Some(1), 100);
+    assert_eq!(scene.judged(A), Eligibility::Lagging, "nothing proves more");
+}

@@ -9,6 +9,8 @@ mod causality {
     pub(crate) mod family;
 }
 mod harness;
+#[path = "causality/store.rs"]
+mod store;
 #[path = "causality/tokens.rs"]
 mod tokens;
 

@@ -223,3 +223,24 @@ pub const POSITION_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Tokens that one segment may take.
 pub const TOKENS_PER_SEGMENT: usize = 8;
+
+/// How long the store of causal keys may take to answer, and a statement may wait for it.
+pub const STORE_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// How long it is left alone after a failure.
+pub const STORE_PAUSE: Duration = Duration::from_millis(250);
+
+/// Messages to the store that may wait to be sent.
+pub const STORE_MESSAGES: usize = 16_384;
+
+/// Messages that go to the store in one write.
+pub const STORE_BATCH: usize = 256;
+
+/// Ended statements whose position is not known yet, at most: without a primary none becomes known.
+pub const STORE_LEAVES_WAITING: usize = 65_536;
+
+/// Longest URL of the store, in bytes.
+pub const STORE_URL_BYTES: usize = 2048;
+
+/// How long proxies may take to find a store that has come back: some pauses and attempts.
+pub const STORE_GRACE: Duration = Duration::from_secs(2);

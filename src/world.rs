@@ -3,6 +3,7 @@
 //! The two rings never call each other; they meet in these values. The frontend asks for fresher
 //! samples through [`FreshnessDemand`] and reports DDL through [`DatabaseCatalog::invalidate`].
 
+mod causal_store;
 mod database_catalog;
 mod positions;
 mod role_lookups;
@@ -18,6 +19,7 @@ use crate::core::snapshot::{Eligibility, NodeRole, RoutingSnapshot};
 use crate::limits::{CATALOGS_PER_CLUSTER, FIRST_MEASUREMENT};
 use crate::published::Published;
 
+pub use causal_store::{CausalStore, Others, SharedKey, StoreMessage};
 pub use database_catalog::{DatabaseCatalog, DdlMark};
 pub use positions::Positions;
 pub use role_lookups::{RoleLookups, RoleQuestion, Unanswered};
@@ -33,6 +35,8 @@ pub struct ClusterWorld {
     pub catalogs: CatalogDirectory,
     /// The primary's positions as they were sampled.
     pub positions: Positions,
+    /// Causal keys that are shared with other proxies.
+    pub store: CausalStore,
     /// What logins ask about roles.
     pub roles: RoleLookups,
 }
@@ -45,6 +49,7 @@ impl ClusterWorld {
             demand: FreshnessDemand::new(now),
             catalogs: CatalogDirectory::default(),
             positions: Positions::default(),
+            store: CausalStore::default(),
             roles: RoleLookups::default(),
         }
     }

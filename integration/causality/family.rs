@@ -68,6 +68,8 @@ pub(crate) struct Family {
     members: Vec<Client>,
     id: i64,
     way: Way,
+    /// Whether what members saw goes from proxy to proxy as positions.
+    by_position: bool,
     written: i64,
     counted: i64,
     token: String,
@@ -95,6 +97,7 @@ impl Family {
             members,
             id,
             way,
+            by_position: way == Way::Token || proxies.len() > 1,
             written: 0,
             counted: 0,
             token: String::new(),
@@ -117,8 +120,8 @@ impl Family {
                 self.write().await;
             }
             for _ in 0..random_range(1..=3) {
-                // Each read makes a token of the primary's position of that moment.
-                if self.way == Way::Token && random_bool(0.3) {
+                // Each read leaves the primary's position of that moment behind.
+                if self.by_position && random_bool(0.3) {
                     sleep(Duration::from_millis(100)).await;
                 }
                 self.read().await;

@@ -9,6 +9,7 @@ use crate::admin::AdminCluster;
 use crate::backend::pool::{PoolObserver, Pools};
 use crate::config::{CausalityConfig, ClusterConfig, Config};
 use crate::control::catalog::keep_current;
+use crate::control::causal_store::keep_store;
 use crate::control::monitor::watch_cluster;
 use crate::control::publisher::initial_snapshot;
 use crate::control::roles::answer_lookups;
@@ -115,6 +116,11 @@ impl RunningClusters {
         let cluster = Arc::new(cluster);
         let mut tasks = JoinSet::new();
         let (config, world) = (Arc::clone(&cluster.config), Arc::clone(&cluster.world));
+        tasks.spawn(keep_store(
+            Arc::clone(&config.name),
+            self.causality.clone(),
+            Arc::clone(&world),
+        ));
         tasks.spawn(watch_cluster(Arc::clone(&config), Arc::clone(&world)));
         tasks.spawn(keep_current(Arc::clone(&config), Arc::clone(&world)));
         tasks.spawn(answer_lookups(config, world));

@@ -284,6 +284,9 @@ pub enum AuthMethod {
 /// `causality:`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CausalityConfig {
+    /// The URL of the Redis or Valkey server that shares keys with other proxies; it may hold a
+    /// password. `None` if keys are not shared.
+    pub store: Option<Secret>,
     /// How long a key is remembered at least after it was used, as far as there is room.
     pub key_ttl: Duration,
     /// The most keys of one cluster that are remembered.

@@ -4,6 +4,7 @@
 //! (`core::freshness::observer`), and [`publisher`] stores the snapshot that comes out of it.
 
 pub mod catalog;
+pub mod causal_store;
 pub mod connect;
 pub mod limits;
 pub mod monitor;

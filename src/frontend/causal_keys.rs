@@ -5,7 +5,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::config::CausalityConfig;
 use crate::core::causality::keys::{Effect, KeyBounds, KeyTable, NodeList, Visit};
@@ -23,6 +23,8 @@ pub struct CausalKeys {
     tables: Box<[Mutex<KeyTable>]>,
     places: RandomState,
     tokens: TokenKey,
+    /// `key_ttl`, if keys are shared with other proxies.
+    shared_for: Option<Duration>,
 }
 
 impl CausalKeys {
@@ -40,12 +42,18 @@ impl CausalKeys {
                 .collect(),
             places: RandomState::new(),
             tokens: TokenKey::new(config.secret.as_ref()),
+            shared_for: config.store.as_ref().map(|_| config.key_ttl),
         }
     }
 
     /// What the tokens of the cluster's sessions are signed with.
     pub const fn tokens(&self) -> &TokenKey {
         &self.tokens
+    }
+
+    /// How long shared keys are remembered; `None` if keys are not shared with other proxies.
+    pub const fn shared_for(&self) -> Option<Duration> {
+        self.shared_for
     }
 
     /// How many keys are known.

@@ -208,6 +208,9 @@ impl ProcessMetrics {
         let help = "texts by what classification made of them";
         self.classified
             .encode(encoder, ["classified", "reason", help])?;
+        let help = "how the store of causal keys has answered";
+        self.causal_store
+            .encode(encoder, ["causal_store", "outcome", help])?;
         let help = "how texts found their classification";
         self.classify_cache
             .encode(encoder, ["classify_cache", "outcome", help])

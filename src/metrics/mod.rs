@@ -51,6 +51,7 @@ struct ProcessMetrics {
     pins: LabelledCounters<PIN_REASONS>,
     classified: LabelledCounters<STATEMENT_REASONS>,
     classify_cache: LabelledCounters<3>,
+    causal_store: LabelledCounters<3>,
 }
 
 /// Series of one cluster; they outlive a reload, so that counters never go back.
@@ -138,6 +139,28 @@ impl CacheOutcome {
             Self::Raw => "raw",
             Self::Normalised => "normalised",
             Self::Miss => "miss",
+        }
+    }
+}
+
+/// What came of the store of causal keys: the label `outcome` of `pgweir_causal_store_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreOutcome {
+    /// It has answered.
+    Answered,
+    /// It has not, in time: the statement was bound to all that was acknowledged before.
+    Unavailable,
+    /// A write was acknowledged that other proxies were not told of.
+    Unpublished,
+}
+
+impl StoreOutcome {
+    /// The metric label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Unavailable => "unavailable",
+            Self::Unpublished => "unpublished",
         }
     }
 }
@@ -307,6 +330,12 @@ impl ClusterMetrics {
     pub fn count_classify_cache(&self, outcome: CacheOutcome) {
         let cache = &self.process.classify_cache;
         cache.count(outcome as usize, outcome.as_str());
+    }
+
+    /// The store of causal keys was asked, or could not be told of a write.
+    pub fn count_causal_store(&self, outcome: StoreOutcome) {
+        let store = &self.process.causal_store;
+        store.count(outcome as usize, outcome.as_str());
     }
 
     /// `node` was asked for its WAL position.

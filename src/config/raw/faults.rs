@@ -137,7 +137,9 @@ impl KeyPath {
     /// Whether the value that stands here is a password, or was meant to be one.
     fn is_secret(&self) -> bool {
         self.0.iter().any(|segment| match segment {
-            Segment::Key(key) => nearest(key, ["password", "server_password", "secret"]).is_some(),
+            Segment::Key(key) => {
+                nearest(key, ["password", "server_password", "secret", "store"]).is_some()
+            }
             Segment::Place(_) => false,
         })
     }

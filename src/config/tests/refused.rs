@@ -53,7 +53,7 @@ consistency:
   wait: 5s
   spill_limit: 50%
 failover: { promote: manual, hold: 15s, patroni: [x] }
-causality: { store: "redis://x", key_ttl: 1ms, max_keys: 0, secret: short }
+causality: { store: "rediss://:pw@x", key_ttl: 1ms, max_keys: 0, secret: short }
 admin_users: [root]
 limits: { max_clients: -1, max_message: 2GiB, idle_in_transaction: 5m }
 log: { format: xml, level: warning }
@@ -132,8 +132,8 @@ pgweir.yaml:40: failover.patroni: is not supported by this version
     hint: only the empty list is
 pgweir.yaml:40: failover.hold: `15s` is not supported by this version
     hint: leave it out: nothing is held yet
-pgweir.yaml:41: causality.store: `redis://x` is not supported by this version
-    hint: only `none` is
+pgweir.yaml:41: causality.store: is not the URL of a Redis or Valkey server
+    hint: none, or redis://[user:password@]host[:port][/database]; TLS is not supported
 pgweir.yaml:41: causality.key_ttl: `1ms` is out of range
     hint: from 1s to 168h
 pgweir.yaml:41: causality.max_keys: `0` is out of range

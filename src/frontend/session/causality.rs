@@ -20,12 +20,12 @@ use crate::limits::CAUSAL_KEYS_PER_TRANSACTION;
 
 impl Session {
     /// Whether the segment, or the session, has a key.
-    fn is_keyed(&self, plan: &Plan) -> bool {
+    pub(super) fn is_keyed(&self, plan: &Plan) -> bool {
         plan.has_keys || self.state.own().key.is_some()
     }
 
     /// The keys of the segment: those of its comments, else the session's.
-    fn keys<'a>(&'a self, plan: &'a Plan) -> impl Iterator<Item = &'a Arc<str>> {
+    pub(super) fn keys<'a>(&'a self, plan: &'a Plan) -> impl Iterator<Item = &'a Arc<str>> {
         let uncommented = plan.texts.iter().any(|text| text.hint.key.is_none());
         let own = self.state.own().key.as_ref();
         // A long segment is sent before its texts are known.
@@ -46,6 +46,7 @@ impl Session {
         }
         let shared = &self.cluster.shared;
         let policy = &self.policies.consistency;
+        let floor = self.shared_floor(floor);
         self.keys(plan).fold(floor, |floor, key| {
             floor.and(shared.keys.floor(key, shared.list, policy, arrived))
         })
@@ -99,12 +100,15 @@ impl Session {
         for mark in self.marks.drain(..) {
             mark.end(effect, at);
         }
+        self.leave_shared(effect, at);
     }
 
     /// No transaction is open that the marks could belong to: nobody knows what came of theirs.
     pub(super) fn drop_stray_marks(&mut self) {
-        if !self.marks.is_empty() && self.block.is_none() && self.link.is_none() {
+        let any = !self.marks.is_empty() || !self.entered.is_empty();
+        if any && self.block.is_none() && self.link.is_none() {
             self.marks.clear();
+            self.entered.clear();
         }
     }
 }

@@ -50,6 +50,7 @@ impl Session {
         self.pending.clear();
         self.walked = 0;
         let mut plan = Plan::default();
+        Box::pin(self.enter_shared(&plan)).await?;
         self.mark_keys(&link, &plan)?;
         let end = self.stream(&mut link, &mut plan).await?;
         let extent = Extent {

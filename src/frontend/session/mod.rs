@@ -35,6 +35,7 @@ mod replica_block;
 mod reports;
 mod serve;
 mod settle;
+mod shared_keys;
 mod spare;
 mod state;
 mod texts;
@@ -81,6 +82,7 @@ use parked::{Heard, hear};
 use plan::Plan;
 use refusal::segment_refusal;
 use settle::OpenBlock;
+use shared_keys::SharedVisit;
 use spare::LinkMemory;
 use state::SessionState;
 use texts::SessionTexts;
@@ -167,6 +169,8 @@ pub struct Session {
     block: Option<Box<OpenBlock>>,
     /// What the segment or the block under way may do under causal keys.
     marks: Vec<KeyMark>,
+    /// The same where keys are shared with other proxies.
+    entered: Vec<SharedVisit>,
     pin: Option<Pin>,
     /// What is to be asked of the node before the session may leave it.
     doubt: Option<Box<Doubt>>,
@@ -281,6 +285,7 @@ impl Session {
             parked: None,
             block: None,
             marks: Vec::new(),
+            entered: Vec::new(),
             pin: None,
             doubt: None,
             told: ReportedParameters::default(),

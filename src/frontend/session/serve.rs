@@ -86,6 +86,12 @@ impl Session {
         if self.control_block(&plan, extent).await? {
             return Ok(());
         }
+        if self.is_keyed(&plan) || plan.settings == Settings::Some {
+            // Boxed: every idle session would keep room for it.
+            if let Err(error) = Box::pin(self.enter_shared(&plan)).await {
+                return self.refuse(&error, extent).await;
+            }
+        }
         if std::mem::take(&mut self.next) == Next::Coupled && !is_held {
             self.couple(&mut plan, &mut extent);
         }

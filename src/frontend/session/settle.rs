@@ -326,7 +326,7 @@ impl Session {
 
     /// What the session has written or seen binds its later reads.
     fn note_seen(&mut self, block: &OpenBlock, link: &Link, (arrived, at): (Instant, Instant)) {
-        if !self.marks.is_empty() {
+        if !self.marks.is_empty() || !self.entered.is_empty() {
             let effect = match block.wrote {
                 Wrote::No => Effect::Read,
                 Wrote::Maybe => Effect::Wrote,

@@ -8,6 +8,8 @@
 mod causality {
     pub(crate) mod family;
 }
+#[path = "causality/examples.rs"]
+mod examples;
 mod harness;
 #[path = "causality/store.rs"]
 mod store;

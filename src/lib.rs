@@ -19,7 +19,8 @@
 //! * `frontend` and `control` never call each other: one writes the [`world`], the other reads it.
 //! * Consistency is one comparison of two instants on this process's clock: the *floor* of a session
 //!   ([`core::guarantee`]) and the instant as of which a replica is fresh ([`core::freshness`]). WAL
-//!   positions of different nodes are compared only where freshness is computed.
+//!   positions are compared only where freshness is computed, and where a floor comes from another
+//!   process as a position and becomes an instant ([`core::causality`]).
 //! * What is not understood, not known or not measured goes to the primary, with a reason.
 //! * Every queue, cache, buffer, wait and retry has a bound, in [`limits`] or in the configuration.
 //! * A module imports only what stands above it here: `limits`, `core`, `protocol`, `wire`, `tls`,

@@ -298,6 +298,7 @@ fn config(cluster: &LocalCluster) -> ClusterConfig {
         max_staleness: None,
         wait: Duration::ZERO,
         max_wait: Duration::ZERO,
+        spill_limit: 100,
         on_no_replica: OnNoReplica::Primary,
     };
     ClusterConfig {

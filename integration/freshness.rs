@@ -132,6 +132,7 @@ fn policies() -> Policies {
             max_staleness: None,
             wait: Duration::from_millis(10),
             max_wait: Duration::from_secs(1),
+            spill_limit: 100,
             on_no_replica: OnNoReplica::Primary,
         },
     }

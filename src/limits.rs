@@ -5,6 +5,8 @@ use std::time::Duration;
 
 /// The most databases of one cluster whose catalogs are loaded.
 pub const CATALOGS_PER_CLUSTER: usize = 256;
+/// The most pools of one cluster whose shares for displaced reads are counted apart.
+pub const SPILL_SHARES: usize = 1_000;
 
 /// Names that DDL has touched and that are kept apart until the catalog is loaded again; with more of
 /// them everything counts as touched.

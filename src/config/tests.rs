@@ -135,6 +135,7 @@ fn default_policies() -> Policies {
             max_staleness: None,
             wait: Duration::from_millis(10),
             max_wait: Duration::from_secs(1),
+            spill_limit: 100,
             on_no_replica: OnNoReplica::Primary,
         },
     }
@@ -243,7 +244,7 @@ clusters:
     discover: false
 users: [{ name: app }]
 auth: { method: trust }
-consistency: { read_after_write: window, window: 20s, max_wait: 2s, spill_limit: 100% }
+consistency: { read_after_write: window, window: 20s, max_wait: 2s, spill_limit: 20% }
 limits: { max_clients: 5, startup_timeout: 1s, max_message: 1MiB, idle_in_transaction: none }
 log: { format: json, level: trace }
 "#,

@@ -56,9 +56,9 @@ pub(super) fn size(text: &str) -> Result<u64, BadUnit> {
 }
 
 /// From 0 to 100.
-pub(super) fn percentage(text: &str) -> Result<u64, BadUnit> {
+pub(super) fn percentage(text: &str) -> Result<u8, BadUnit> {
     match split(text) {
-        Some((number @ 0..=100, "%")) => Ok(number),
+        Some((number @ 0..=100, "%")) => u8::try_from(number).map_err(|_| BAD_PERCENTAGE),
         Some(_) | None => Err(BAD_PERCENTAGE),
     }
 }

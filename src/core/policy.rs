@@ -61,8 +61,23 @@ pub struct ConsistencyPolicy {
     pub wait: Duration,
     /// How long a read may wait at most when the primary may not be used.
     pub max_wait: Duration,
+    /// The share of the primary's pool, in per cent, that reads may take which lack a replica; 100 is
+    /// no limit.
+    pub spill_limit: u8,
     /// What to do when no replica qualifies.
     pub on_no_replica: OnNoReplica,
+}
+
+impl ConsistencyPolicy {
+    /// How many connections of a primary's pool with `size` places such reads may take at once: at
+    /// least one unless the share is nothing; `None` if there is no limit.
+    pub fn spill_places(&self, size: usize) -> Option<usize> {
+        match self.spill_limit {
+            0 => Some(0),
+            share @ 1..=99 => Some((size.saturating_mul(usize::from(share)) / 100).max(1)),
+            100.. => None,
+        }
+    }
 }
 
 /// `consistency.read_after_write` with its window.

@@ -22,6 +22,31 @@ pub struct RouteRequest {
     pub floor: Floor,
     /// Nodes that already failed this statement, as a bit set by node id.
     pub excluded: NodeSet,
+    /// Whether the primary has room for a read that lacks a replica.
+    pub spill: Spill,
+}
+
+impl RouteRequest {
+    /// For something that only the primary may run.
+    pub fn to_primary(reason: RouteReason) -> Self {
+        Self {
+            target: Target::Primary(reason),
+            floor: Floor::default(),
+            excluded: NodeSet::default(),
+            spill: Spill::default(),
+        }
+    }
+}
+
+/// What is left of the share of the primary's pool that displaced reads may take
+/// (`consistency.spill_limit`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Spill {
+    /// Something, or it is not known to be taken.
+    #[default]
+    Room,
+    /// Nothing.
+    Full,
 }
 
 /// Where the statement may run.
@@ -184,6 +209,17 @@ pub enum NoRoute {
 }
 
 impl Decision {
+    /// Whether a read goes to the primary for want of a replica.
+    pub const fn is_displaced(&self) -> bool {
+        match self {
+            Self::Go(route) => matches!(
+                route.reason,
+                RouteReason::NotFresh | RouteReason::Lagging | RouteReason::NoReplica
+            ),
+            Self::Wait { .. } | Self::Refuse(_) => false,
+        }
+    }
+
     /// The same decision for a read that has waited: a replica that is fresh now has become so
     /// while the read waited.
     pub fn after_waiting(self) -> Self {
@@ -217,7 +253,8 @@ pub struct RouteWorld<'a> {
 /// Decides where `request` goes.
 ///
 /// The order for a read: a fresh replica now; else a wait of at most `consistency.wait` where a
-/// replica in rotation may become fresh in that time; else what `consistency.on_no_replica` says.
+/// replica in rotation may become fresh in that time; else what `consistency.on_no_replica` says. A
+/// read for which the primary has no room waits for it, or for a replica, up to `consistency.max_wait`.
 pub fn route(request: &RouteRequest, world: &RouteWorld<'_>, patience: Patience) -> Decision {
     match request.target {
         Target::Primary(reason) => primary(request, world, reason),
@@ -255,11 +292,24 @@ fn read(request: &RouteRequest, world: &RouteWorld<'_>, patience: Patience) -> D
         return wait;
     }
     match world.consistency.on_no_replica {
-        OnNoReplica::Primary => primary(request, world, cause(rotation, world)),
+        OnNoReplica::Primary => displaced(rotation, request, world, patience),
         OnNoReplica::Wait => wait_on(rotation, request, world, patience),
         OnNoReplica::Error => Decision::Refuse(NoRoute::NoFreshReplica),
         OnNoReplica::Stale => choose(rotation, world, RouteReason::Stale)
-            .unwrap_or_else(|| primary(request, world, cause(rotation, world))),
+            .unwrap_or_else(|| displaced(rotation, request, world, patience)),
+    }
+}
+
+/// To the primary for want of a replica, if it has room.
+fn displaced(
+    rotation: NodeSet,
+    request: &RouteRequest,
+    world: &RouteWorld<'_>,
+    patience: Patience,
+) -> Decision {
+    match request.spill {
+        Spill::Room => primary(request, world, cause(rotation, world)),
+        Spill::Full => wait_on(rotation, request, world, patience),
     }
 }
 
@@ -316,7 +366,7 @@ fn worthwhile_wait(
     Some(Decision::Wait { until, floor })
 }
 
-/// `on_no_replica: wait`: up to `max_wait`, whatever the prediction.
+/// Up to `max_wait`, whatever the prediction.
 fn wait_on(
     rotation: NodeSet,
     request: &RouteRequest,
@@ -331,6 +381,19 @@ fn wait_on(
         Some(until) if world.now < until => Decision::Wait { until, floor },
         Some(_) | None => Decision::Refuse(NoRoute::NoFreshReplica),
     }
+}
+
+/// How long it will take at least until a replica in rotation may serve the read, if each keeps its
+/// distance from the primary; `None` if there is none, or if it cannot be told.
+pub fn expected_wait(request: &RouteRequest, world: &RouteWorld<'_>) -> Option<Duration> {
+    let rotation = NodeSet::of(world, |node| serves(node, request, world));
+    members(rotation, world)
+        .filter_map(|node| {
+            let bound = request.floor.bound_for(node.id, node.incarnation);
+            let ready = bound.map_or(Some(world.now), |bound| bound.checked_add(behind(node)))?;
+            Some(ready.saturating_duration_since(world.now))
+        })
+        .min()
 }
 
 fn deadline(patience: Patience, wait: Duration) -> Option<Instant> {

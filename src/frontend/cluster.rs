@@ -4,12 +4,15 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use crate::backend::pool::{PoolKey, Pools};
 use crate::config::ClusterConfig;
 use crate::core::causality::keys::NodeList;
 use crate::core::snapshot::NodeId;
 use crate::frontend::causal_keys::CausalKeys;
 use crate::frontend::classification::LearnedWrites;
+use crate::frontend::spill::SpillShares;
 use crate::frontend::statements::{StatementNumbers, StatementRegistry};
 use crate::limits::CATALOGS_PER_CLUSTER;
 use crate::metrics::ClusterMetrics;
@@ -42,6 +45,8 @@ pub struct ClusterMemory {
     loads: Box<[AtomicU32]>,
     learned: Mutex<HashMap<Arc<str>, Arc<LearnedWrites>>>,
     isolations: Mutex<HashMap<PoolKey, DefaultIsolation>>,
+    /// Reads on the primary for want of a replica.
+    pub spill: SpillShares,
 }
 
 /// The isolation level of a block that names none.
@@ -63,6 +68,7 @@ impl ClusterMemory {
             loads: (0..nodes).map(|_| AtomicU32::new(0)).collect(),
             learned: Mutex::default(),
             isolations: Mutex::default(),
+            spill: SpillShares::default(),
         }
     }
 
@@ -82,14 +88,19 @@ impl ClusterMemory {
         into.extend(self.loads.iter().map(|load| load.load(Ordering::Relaxed)));
     }
 
-    /// Counts one statement on `node` until the guard is dropped.
-    pub fn under_way(self: &Arc<Self>, node: NodeId) -> UnderWay {
+    /// Counts one statement on `node` until the guard is dropped, and keeps `spilled` as long.
+    pub fn under_way(
+        self: &Arc<Self>,
+        node: NodeId,
+        spilled: Option<OwnedSemaphorePermit>,
+    ) -> UnderWay {
         if let Some(load) = self.loads.get(node.index()) {
             load.fetch_add(1, Ordering::Relaxed);
         }
         UnderWay {
             memory: Arc::clone(self),
             node,
+            _spilled: spilled,
         }
     }
 
@@ -127,6 +138,7 @@ impl ClusterMemory {
 pub struct UnderWay {
     memory: Arc<ClusterMemory>,
     node: NodeId,
+    _spilled: Option<OwnedSemaphorePermit>,
 }
 
 impl Drop for UnderWay {

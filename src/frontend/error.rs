@@ -9,6 +9,7 @@
 //! Fields: manual, "Error and Notice Message Fields"; codes: manual, "PostgreSQL Error Codes".
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use crate::protocol::message::{Malformed, write_message, write_string};
 use crate::protocol::startup::{NEWEST_MINOR, StartupFault};
@@ -112,7 +113,10 @@ pub enum ProxyError {
     NoNodeAvailable,
     /// No replica is fresh enough and the policy forbids the primary: `57P03`.
     #[error("no replica is fresh enough to serve this statement yet")]
-    NoFreshReplica,
+    NoFreshReplica {
+        /// After how long one will be, if it can be told.
+        expected: Option<Duration>,
+    },
     /// The server connection was lost and nothing of the statement was committed: `08006`.
     #[error("the connection to the server was lost before the statement completed")]
     ConnectionLost,
@@ -228,7 +232,7 @@ impl ProxyError {
             Self::UnknownDatabase { .. } => "3D000",
             Self::TooManyClients | Self::CheckoutTimeout | Self::TooManyLogins => "53300",
             Self::LimitExceeded { .. } => "53400",
-            Self::NoNodeAvailable | Self::NoFreshReplica | Self::RolesUnavailable => "57P03",
+            Self::NoNodeAvailable | Self::NoFreshReplica { .. } | Self::RolesUnavailable => "57P03",
             Self::ConnectionLost => "08006",
             Self::OutcomeUnknown => "08007",
             Self::TransactionLost => "40001",
@@ -275,7 +279,7 @@ impl ProxyError {
                 limit: Limit::PreparedStatements | Limit::CausalKeys,
             }
             | Self::NoNodeAvailable
-            | Self::NoFreshReplica
+            | Self::NoFreshReplica { .. }
             | Self::ConnectionLost
             | Self::OutcomeUnknown
             | Self::TransactionLost
@@ -315,7 +319,7 @@ impl ProxyError {
             | Self::RolesUnavailable
             | Self::LimitExceeded { .. }
             | Self::NoNodeAvailable
-            | Self::NoFreshReplica
+            | Self::NoFreshReplica { .. }
             | Self::TransactionLost
             | Self::InvalidSetting { .. }
             | Self::UnknownSetting { .. }
@@ -342,10 +346,13 @@ impl ProxyError {
             }
             Self::LimitExceeded { limit } => Some(limit.hint().into()),
             Self::NoNodeAvailable
-            | Self::NoFreshReplica
+            | Self::NoFreshReplica { expected: None }
             | Self::ConnectionLost
             | Self::TooManyLogins
             | Self::RolesUnavailable => Some("Retry in a moment.".into()),
+            Self::NoFreshReplica {
+                expected: Some(expected),
+            } => Some(format!("Retry in about {} ms.", expected.as_millis()).into()),
             Self::KeysOutdated => Some("Log in again.".into()),
             Self::OutcomeUnknown => Some("Check whether its effects are there first.".into()),
             Self::TransactionLost => Some("Retry the transaction from its beginning.".into()),
@@ -477,7 +484,7 @@ mod tests {
             ProxyError::AuthenticationTimeout,
             ProxyError::CheckoutTimeout,
             ProxyError::NoNodeAvailable,
-            ProxyError::NoFreshReplica,
+            ProxyError::NoFreshReplica { expected: None },
             ProxyError::ConnectionLost,
             ProxyError::TransactionLost,
             ProxyError::ShuttingDown,

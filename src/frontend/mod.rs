@@ -11,5 +11,6 @@ pub mod handshake;
 pub mod listener;
 pub mod replication;
 pub mod session;
+pub mod spill;
 pub mod statements;
 pub mod tokens;

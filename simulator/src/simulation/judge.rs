@@ -9,7 +9,7 @@ use super::session::{Read, Sent};
 use super::world::World;
 use super::{Commits, Micros};
 use crate::core::policy::OnNoReplica;
-use crate::core::router::{Route, RouteReason};
+use crate::core::router::{Decision, Route, RouteReason};
 use crate::core::snapshot::NodeRole;
 use crate::core::statement::Consistency;
 use crate::limits::SAMPLE_EXPIRY;
@@ -59,6 +59,9 @@ pub(super) fn decision(world: &mut World, client: usize, read: &Read, route: Rou
                 matches!(route.reason, RouteReason::Window | RouteReason::Requested)
             }
         };
+        if Decision::Go(route).is_displaced() && !has_room(world) {
+            world.violates(|_| format!("s{client}: there is no room on n{node}"));
+        }
         if !allowed {
             world.violates(|_| format!("s{client}: policy {policy:?} keeps reads off n{node}"));
         }
@@ -95,12 +98,25 @@ fn is_known(world: &World, node: usize) -> bool {
     replica && age <= SAMPLE_EXPIRY && world.servers[node].system == 1
 }
 
+/// Places of the primary's pool.
+const POOL: usize = 3;
+
+/// Whether the primary has a place for one more read that lacks a replica.
+pub(super) fn has_room(world: &World) -> bool {
+    let reads = world.clients.iter().filter_map(|client| client.read?.sent);
+    let displaced = reads.filter(|sent| Decision::Go(sent.route).is_displaced());
+    let places = world.proxy.consistency.spill_places(POOL);
+    places.is_none_or(|places| displaced.count() < places)
+}
+
 /// Nobody waits for longer than the policy says.
 pub(super) fn patience(world: &mut World, read: &Read, until: Micros) {
     let policy = &world.proxy.consistency;
     let longest = match policy.on_no_replica {
-        OnNoReplica::Wait => policy.wait.max(policy.max_wait),
-        OnNoReplica::Primary | OnNoReplica::Error | OnNoReplica::Stale => policy.wait,
+        OnNoReplica::Error => policy.wait,
+        OnNoReplica::Wait | OnNoReplica::Primary | OnNoReplica::Stale => {
+            policy.wait.max(policy.max_wait)
+        }
     };
     let latest = read.arrived + u64::try_from(longest.as_micros()).unwrap();
     if until > latest {

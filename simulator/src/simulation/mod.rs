@@ -94,7 +94,7 @@ pub enum Bug {
     RetryAfterPartialDelivery,
     /// A write whose connection was lost is sent again.
     CommitRetried,
-    /// Reads go to the primary whatever the policy allows.
+    /// Reads that lack a replica go to the primary however many of them are there.
     SpillUnlimited,
     /// A sample counts from the answer instead of the question.
     SampleDatedAtAnswer,

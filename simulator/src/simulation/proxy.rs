@@ -14,7 +14,9 @@ use crate::core::lsn::Lsn;
 use crate::core::policy::{
     Balance, ConsistencyPolicy, OnNoReplica, ReadAfterWrite, RoutingPolicy, Transactions,
 };
-use crate::core::router::{Decision, NodeSet, Patience, RouteRequest, RouteWorld, Target, route};
+use crate::core::router::{
+    Decision, NodeSet, Patience, RouteRequest, RouteWorld, Spill, Target, route,
+};
 use crate::core::snapshot::{
     Eligibility, Incarnation, NodeId, NodeRole, ReplayLag, RoutingSnapshot,
 };
@@ -257,7 +259,7 @@ impl Proxy {
 
     pub(super) fn route(
         &self,
-        (target, floor, excluded): (Target, Floor, NodeSet),
+        (target, floor, excluded, spill): (Target, Floor, NodeSet, Spill),
         (now, pick): (Micros, u64),
         patience: Patience,
     ) -> Decision {
@@ -265,18 +267,15 @@ impl Proxy {
             target,
             floor,
             excluded,
-        };
-        let unlimited = ConsistencyPolicy {
-            on_no_replica: OnNoReplica::Primary,
-            ..self.consistency
+            spill: match self.bug {
+                Bug::SpillUnlimited => Spill::Room,
+                _ => spill,
+            },
         };
         let world = RouteWorld {
             snapshot: &self.snapshot,
             routing: &self.routing,
-            consistency: match self.bug {
-                Bug::SpillUnlimited => &unlimited,
-                _ => &self.consistency,
-            },
+            consistency: &self.consistency,
             loads: &[],
             now: self.instant(now),
             pick,
@@ -328,6 +327,7 @@ fn consistency(routing: &RoutingPolicy, random: &mut Random) -> ConsistencyPolic
         max_staleness: random.one_in(8).then(|| ms(random.between(5, 400))),
         wait: ms(random.of(&[0, 2, 10, 50])),
         max_wait: ms(random.of(&[20, 100])),
+        spill_limit: random.of(&[100, 100, 34, 0]),
         on_no_replica: random.of(&[
             OnNoReplica::Primary,
             OnNoReplica::Primary,

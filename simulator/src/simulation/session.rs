@@ -14,7 +14,7 @@ use super::{Bug, Commits, Micros};
 use crate::core::causality::keys::Effect;
 use crate::core::guarantee::SessionGuarantee;
 use crate::core::retry::{AfterError, NamesRecovery, after_replica_error};
-use crate::core::router::{Decision, NodeSet, Patience, Route, RouteReason, Target};
+use crate::core::router::{Decision, NodeSet, Patience, Route, RouteReason, Spill, Target};
 use crate::core::snapshot::{Incarnation, NodeRole};
 use crate::core::statement::Consistency;
 use crate::limits::READ_ATTEMPTS;
@@ -336,10 +336,17 @@ impl World {
             }
             Consistency::Eventual | Consistency::Latest | Consistency::Primary => floor,
         };
+        let spill = if judge::has_room(self) {
+            Spill::Room
+        } else {
+            Spill::Full
+        };
         let pick = self.random.next();
-        let decision = self
-            .proxy
-            .route((target, floor, read.excluded), (self.now, pick), patience);
+        let decision = self.proxy.route(
+            (target, floor, read.excluded, spill),
+            (self.now, pick),
+            patience,
+        );
         match decision {
             Decision::Go(route) => {
                 let must_see = judge::decision(self, client, &read, route);

@@ -36,6 +36,7 @@ pub(super) struct Layer {
     staleness_of_every_read: Option<Bound>,
     wait: Option<Sited<Duration>>,
     max_wait: Option<Sited<Duration>>,
+    spill_limit: Option<u8>,
     on_no_replica: Option<OnNoReplica>,
 }
 
@@ -132,12 +133,9 @@ impl Layer {
             field.duration(Duration::ZERO..=*ANY_TIME.end())
         });
         self.staleness_of_every_read = consistency.field("max_staleness").bound(ANY_TIME);
-        consistency
+        self.spill_limit = consistency
             .field("spill_limit")
-            .parsed(|text| match units::percentage(text)? {
-                100 => Ok(()),
-                _ => Err(Misfit::new("is not supported by this version").hint("only 100% is")),
-            });
+            .parsed(|text| Ok(units::percentage(text)?));
         self.on_no_replica = consistency.field("on_no_replica").word(&[
             ("primary", OnNoReplica::Primary),
             ("wait", OnNoReplica::Wait),
@@ -166,6 +164,7 @@ impl Layer {
                 .or(below.staleness_of_every_read),
             wait: this.wait.or(below.wait),
             max_wait: this.max_wait.or(below.max_wait),
+            spill_limit: this.spill_limit.or(below.spill_limit),
             on_no_replica: this.on_no_replica.or(below.on_no_replica),
         }
     }
@@ -185,6 +184,7 @@ impl Layer {
                 max_staleness: self.staleness_of_every_read.and_then(Bound::duration),
                 wait: value(self.wait.as_ref(), WAIT),
                 max_wait: value(self.max_wait.as_ref(), MAX_WAIT),
+                spill_limit: self.spill_limit.unwrap_or(100),
                 on_no_replica: self.on_no_replica.unwrap_or(OnNoReplica::Primary),
             },
             routing: RoutingPolicy {

@@ -51,7 +51,7 @@ consistency:
   read_after_write: window
   window: 1s
   wait: 5s
-  spill_limit: 50%
+  spill_limit: 101%
 failover: { promote: manual, hold: 15s, patroni: [x] }
 causality: { store: "rediss://:pw@x", key_ttl: 1ms, max_keys: 0, secret: short }
 admin_users: [root]
@@ -124,8 +124,8 @@ pgweir.yaml:37: consistency.window: makes a window of 1s, shorter than routing.m
     hint: a read would miss the session's own write: at least 10s
 pgweir.yaml:38: consistency.wait: makes max_wait 1s, shorter than wait 5s
     hint: max_wait is the longest wait of all
-pgweir.yaml:39: consistency.spill_limit: `50%` is not supported by this version
-    hint: only 100% is
+pgweir.yaml:39: consistency.spill_limit: `101%` is not a percentage
+    hint: write a whole number from 0 to 100 with a percent sign, as in 50%
 pgweir.yaml:40: failover.promote: `manual` is not supported by this version
     hint: only `never` is
 pgweir.yaml:40: failover.patroni: is not supported by this version

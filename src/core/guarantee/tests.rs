@@ -21,6 +21,7 @@ fn policy(read_after_write: ReadAfterWrite) -> ConsistencyPolicy {
         max_staleness: None,
         wait: Duration::from_millis(10),
         max_wait: Duration::from_secs(1),
+        spill_limit: 100,
         on_no_replica: OnNoReplica::Primary,
     }
 }

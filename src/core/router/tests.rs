@@ -9,6 +9,8 @@ use crate::core::policy::{ReadAfterWrite, Transactions};
 use crate::core::snapshot::Incarnation;
 use crate::core::statement::Consistency;
 
+mod spill;
+
 const P: NodeId = NodeId(0);
 const A: NodeId = NodeId(1);
 const B: NodeId = NodeId(2);
@@ -63,6 +65,7 @@ impl Scene {
                 max_staleness: None,
                 wait: ms(10),
                 max_wait: ms(1000),
+                spill_limit: 100,
                 on_no_replica: OnNoReplica::Primary,
             },
             loads: vec![],
@@ -82,15 +85,18 @@ impl Scene {
     }
 
     fn decide_for(&self, request: &RouteRequest, patience: Patience) -> Decision {
-        let world = RouteWorld {
+        route(request, &self.world(), patience)
+    }
+
+    fn world(&self) -> RouteWorld<'_> {
+        RouteWorld {
             snapshot: &self.snapshot,
             routing: &self.routing,
             consistency: &self.consistency,
             loads: &self.loads,
             now: self.now,
             pick: self.pick,
-        };
-        route(request, &world, patience)
+        }
     }
 
     fn decide(&self, floor: Floor, patience: Patience) -> Decision {
@@ -98,6 +104,7 @@ impl Scene {
             target: Target::Read,
             floor,
             excluded: NodeSet::default(),
+            spill: Spill::Room,
         };
         self.decide_for(&request, patience)
     }
@@ -405,6 +412,7 @@ fn without_a_primary_writes_are_refused_and_reads_go_on() {
         target: Target::Primary(RouteReason::Write),
         floor: Floor::default(),
         excluded: NodeSet::default(),
+        spill: Spill::Room,
     };
     assert_eq!(
         scene.decide_for(&write, Patience::Since(scene.now)),
@@ -424,6 +432,7 @@ fn a_node_that_failed_the_statement_is_not_tried_again() {
         target: Target::Read,
         floor: Floor::default(),
         excluded: NodeSet::default().with(A),
+        spill: Spill::Room,
     };
     let decide = |request: &RouteRequest| scene.decide_for(request, Patience::Since(scene.now));
     assert_eq!(decide(&request), go(B, RouteReason::Fresh));

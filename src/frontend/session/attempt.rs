@@ -1,8 +1,6 @@
 //! Has a segment run on a node that routing chooses; and on another one, where the first proves
 //! that nothing of it has run.
 
-use std::time::Instant;
-
 use super::link::{Link, LinkError, Pause};
 use super::plan::{Needs, Plan};
 use super::refusal::checkout_refusal;
@@ -10,14 +8,10 @@ use super::serve::Extent;
 use super::settle::Batch;
 use super::{Next, Session, SessionEnd, now};
 use crate::backend::pool::CheckoutError;
-use crate::core::policy::Balance;
 use crate::core::retry::{AfterError, NamesRecovery, after_replica_error};
-use crate::core::router::{
-    Decision, NoRoute, NodeSet, Patience, Route, RouteReason, RouteRequest, RouteWorld, Target,
-    route,
-};
+use crate::core::router::{NodeSet, Route, RouteReason, RouteRequest, Spill, Target};
 use crate::core::segment::Begun;
-use crate::core::snapshot::{Incarnation, NodeId, NodeRole};
+use crate::core::snapshot::{NodeId, NodeRole};
 use crate::core::statement::TransactionControl;
 use crate::frontend::error::ProxyError;
 use crate::limits::READ_ATTEMPTS;
@@ -99,6 +93,7 @@ impl Session {
             target,
             floor,
             excluded: NodeSet::default(),
+            spill: Spill::default(),
         };
         let mut attempts = Attempts {
             request,
@@ -208,115 +203,6 @@ impl Session {
                 Err(error) => return Err(Failure::Session(self.lost(&link, &error))),
             }
         }
-    }
-
-    /// Decides where the request goes, waiting for a replica as long as the policy allows.
-    pub(super) async fn choose(
-        &mut self,
-        request: &RouteRequest,
-        arrived: Instant,
-    ) -> Result<(Route, Option<Incarnation>), Failure> {
-        let mut patience = Patience::Since(arrived);
-        let mut waited = Waited::No;
-        loop {
-            self.cluster.shared.loads(&mut self.loads);
-            self.picks = self.picks.wrapping_add(1);
-            let decision = match waited {
-                Waited::No => self.decide(request, arrived, patience),
-                Waited::Yes => self.decide(request, now(), patience).after_waiting(),
-            };
-            match decision {
-                Decision::Go(route) => {
-                    if waited == Waited::Yes {
-                        let time = now().saturating_duration_since(arrived);
-                        self.cluster.metrics.observe_freshness_wait(time);
-                    }
-                    self.note_displaced(request, route);
-                    return Ok((route, self.incarnation_of(route.node)));
-                }
-                Decision::Refuse(NoRoute::NoPrimary)
-                    if self.cluster.world.becomes_measured().await => {}
-                Decision::Refuse(NoRoute::NoPrimary) => {
-                    return Err(Failure::Refused(ProxyError::NoNodeAvailable));
-                }
-                Decision::Refuse(NoRoute::NoFreshReplica) => {
-                    return Err(Failure::Refused(ProxyError::NoFreshReplica));
-                }
-                Decision::Wait { until, floor } => {
-                    waited = Waited::Yes;
-                    self.cluster.world.demand.ask(floor);
-                    if !self.wait_for_route(request, until).await {
-                        patience = Patience::Exhausted;
-                    }
-                }
-            }
-        }
-    }
-
-    pub(super) fn decide(
-        &self,
-        request: &RouteRequest,
-        at: Instant,
-        patience: Patience,
-    ) -> Decision {
-        let snapshot = self.cluster.world.routing.load();
-        let world = RouteWorld {
-            snapshot: &snapshot,
-            routing: &self.policies.routing,
-            consistency: &self.policies.consistency,
-            loads: &self.loads,
-            now: at,
-            pick: self.pick(),
-        };
-        route(request, &world, patience)
-    }
-
-    /// Waits until a published snapshot lets the request go; `false` when `until` came first.
-    async fn wait_for_route(&self, request: &RouteRequest, until: Instant) -> bool {
-        let world = &self.cluster.world;
-        let patience = Patience::Since(until);
-        let ready = world.routing.wait_for(|snapshot| {
-            let world = RouteWorld {
-                snapshot,
-                routing: &self.policies.routing,
-                consistency: &self.policies.consistency,
-                loads: &self.loads,
-                now: now(),
-                pick: 0,
-            };
-            match route(request, &world, patience) {
-                Decision::Go(route) if route.reason == RouteReason::Fresh => Some(()),
-                Decision::Go(_) | Decision::Wait { .. } | Decision::Refuse(_) => None,
-            }
-        });
-        tokio::time::timeout_at(until.into(), ready).await.is_ok()
-    }
-
-    /// A counter for balancing in turn; else the counter's bits mixed, which is random enough to
-    /// spread load.
-    fn pick(&self) -> u64 {
-        match self.policies.routing.balance {
-            Balance::RoundRobin => self.picks,
-            Balance::LeastLoaded | Balance::Random => {
-                let mixed = self.picks.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-                mixed ^ (mixed >> 32)
-            }
-        }
-    }
-
-    fn note_displaced(&self, request: &RouteRequest, route: Route) {
-        if request.target == Target::Read && route.role == NodeRole::Primary {
-            self.cluster.metrics.count_displaced(route.reason);
-        }
-    }
-
-    fn incarnation_of(&self, node: NodeId) -> Option<Incarnation> {
-        self.cluster
-            .world
-            .routing
-            .load()
-            .node(node)
-            .and_then(|node| node.incarnation)
     }
 
     /// Whether an error stays between pgweir and the replica.
@@ -470,10 +356,4 @@ pub(super) enum Failure {
     Refused(ProxyError),
     /// The session ends.
     Session(SessionEnd),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Waited {
-    No,
-    Yes,
 }

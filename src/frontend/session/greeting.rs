@@ -2,7 +2,7 @@
 
 use super::{Session, SessionEnd, now, own};
 use crate::core::guarantee::Floor;
-use crate::core::router::{Decision, NodeSet, Patience, RouteReason, RouteRequest, Target};
+use crate::core::router::{Decision, NodeSet, Patience, RouteReason, RouteRequest, Spill, Target};
 use crate::frontend::error::ProxyError;
 use crate::limits::HOME_TIMEOUT;
 use crate::protocol::backend::{TransactionStatus, tag};
@@ -105,6 +105,7 @@ fn request(target: Target) -> RouteRequest {
         target,
         floor: Floor::default(),
         excluded: NodeSet::default(),
+        spill: Spill::default(),
     }
 }
 

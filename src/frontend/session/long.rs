@@ -5,8 +5,7 @@ use super::plan::Plan;
 use super::refusal::length_refusal;
 use super::serve::Extent;
 use super::{Session, SessionEnd, SessionTexts, now};
-use crate::core::guarantee::Floor;
-use crate::core::router::{NodeSet, RouteReason, RouteRequest, Target};
+use crate::core::router::{RouteReason, RouteRequest};
 use crate::core::snapshot::NodeRole;
 use crate::core::statement::PinReason;
 use crate::frontend::buffers::BufferSize;
@@ -104,11 +103,7 @@ impl Session {
     }
 
     async fn open_primary(&mut self, arrived: std::time::Instant) -> Result<Box<Link>, SessionEnd> {
-        let request = RouteRequest {
-            target: Target::Primary(RouteReason::NotUnderstood),
-            floor: Floor::default(),
-            excluded: NodeSet::default(),
-        };
+        let request = RouteRequest::to_primary(RouteReason::NotUnderstood);
         self.link_for(&request, arrived).await
     }
 

@@ -12,6 +12,7 @@
 
 mod attempt;
 mod causality;
+mod choose;
 mod copy;
 #[cfg(fuzzing)]
 #[doc(hidden)]
@@ -49,7 +50,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 use tokio::io::AsyncWriteExt;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use crate::backend::cancel::CancelTarget;
 use crate::backend::connection::{ConnectionId, ReportedParameters, WorkerId};
@@ -189,6 +190,8 @@ pub struct Session {
     spare_plan: Plan,
     /// Decides between equal replicas.
     picks: u64,
+    /// A place among the displaced reads on the primary, from the choice to the connection.
+    spilled: Option<OwnedSemaphorePermit>,
     /// Settings of the startup packet, until the greeting has checked them.
     startup_settings: Vec<(String, String)>,
 }
@@ -297,6 +300,7 @@ impl Session {
             spare: LinkMemory::default(),
             spare_plan: Plan::default(),
             picks: rand::random(),
+            spilled: None,
             startup_settings: parts.settings,
         }
     }

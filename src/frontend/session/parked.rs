@@ -84,7 +84,10 @@ impl Session {
         }
         match self.parked.take() {
             Some(mut link) if link.route.node == route.node => {
-                let under_way = self.cluster.shared.under_way(route.node);
+                let under_way = self
+                    .cluster
+                    .shared
+                    .under_way(route.node, self.spilled.take());
                 link.unpark(route, incarnation, under_way);
                 link.told = Arc::clone(&self.told);
                 Ok(Ok(link))

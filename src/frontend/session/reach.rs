@@ -92,7 +92,8 @@ impl Session {
                     .await?
             }
         };
-        let under_way = self.cluster.shared.under_way(route.node);
+        let spilled = self.spilled.take();
+        let under_way = self.cluster.shared.under_way(route.node, spilled);
         let memory = std::mem::take(&mut self.spare);
         let mut link = Box::new(Link::new(lease, route, incarnation, under_way, memory));
         link.told = Arc::clone(&self.told);

@@ -7,8 +7,7 @@ use super::link::Link;
 use super::plan::{Needs, Plan};
 use super::serve::Extent;
 use super::{Session, SessionEnd};
-use crate::core::guarantee::Floor;
-use crate::core::router::{NodeSet, RouteReason, RouteRequest, Target};
+use crate::core::router::{RouteReason, RouteRequest};
 use crate::core::segment::may_stay_on_replica;
 use crate::frontend::error::ProxyError;
 use crate::protocol::replies::Hold;
@@ -39,11 +38,7 @@ impl Session {
             return self.stay_on_replica(link, plan, extent).await;
         };
         self.end_replica_block(link).await;
-        let request = RouteRequest {
-            target: Target::Primary(RouteReason::Transaction),
-            floor: Floor::default(),
-            excluded: NodeSet::default(),
-        };
+        let request = RouteRequest::to_primary(RouteReason::Transaction);
         let mut primary = self.link_for(&request, extent.arrived).await?;
         if !self.run_own(&mut primary, begin).await {
             return Err(ProxyError::ConnectionLost.into());

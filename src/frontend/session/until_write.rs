@@ -15,10 +15,9 @@ use super::put_off::{On, PutOff};
 use super::serve::Extent;
 use super::{Session, SessionEnd, now};
 use crate::backend::pool::PoolKey;
-use crate::core::guarantee::Floor;
 use crate::core::policy::Transactions;
 use crate::core::retry::{AfterError, after_replica_error};
-use crate::core::router::{NodeSet, RouteReason, RouteRequest, Target};
+use crate::core::router::{RouteReason, RouteRequest};
 use crate::core::segment::{Begun, may_move, may_precede_write};
 use crate::core::snapshot::NodeId;
 use crate::frontend::cluster::DefaultIsolation;
@@ -70,11 +69,7 @@ impl Session {
 
     /// Asks the primary; `None` if there is no answer.
     async fn ask_isolation(&mut self, arrived: Instant) -> Option<DefaultIsolation> {
-        let request = RouteRequest {
-            target: Target::Primary(RouteReason::Transaction),
-            floor: Floor::default(),
-            excluded: NodeSet::default(),
-        };
+        let request = RouteRequest::to_primary(RouteReason::Transaction);
         let mut link = self.link_for(&request, arrived).await.ok()?;
         let asked = self.ask(&mut link, b"SHOW transaction_isolation").await;
         self.leave_target(&mut link);

@@ -11,7 +11,10 @@ use crate::limits::SPILL_SHARES;
 
 /// The shares of all pools of one cluster.
 #[derive(Debug, Default)]
-pub struct SpillShares(Mutex<HashMap<(Arc<str>, Arc<str>), Share>>);
+pub struct SpillShares(Mutex<HashMap<Key, Share>>);
+
+/// Database and user.
+type Key = (Arc<str>, Arc<str>);
 
 #[derive(Debug)]
 struct Share {

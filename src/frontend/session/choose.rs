@@ -159,7 +159,7 @@ impl Session {
         };
         tokio::select! {
             biased;
-            _ = ready => Awaited::Replica,
+            () = ready => Awaited::Replica,
             Some(place) = room => Awaited::Room(place),
             () = tokio::time::sleep_until(until.into()) => Awaited::Expired,
         }

@@ -20,6 +20,7 @@ const POLICY: ConsistencyPolicy = ConsistencyPolicy {
     max_staleness: None,
     wait: Duration::from_millis(10),
     max_wait: Duration::from_secs(1),
+    spill_limit: 100,
     on_no_replica: OnNoReplica::Primary,
 };
 

@@ -299,6 +299,7 @@ fn config(cluster: &LocalCluster) -> ClusterConfig {
         wait: Duration::ZERO,
         max_wait: Duration::ZERO,
         spill_limit: 100,
+        audit_one_in: None,
         on_no_replica: OnNoReplica::Primary,
     };
     ClusterConfig {

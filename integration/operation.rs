@@ -2,6 +2,8 @@
 
 #![cfg(test)]
 
+#[path = "operation/audit.rs"]
+mod audit;
 #[path = "operation/commands.rs"]
 mod commands;
 mod harness;

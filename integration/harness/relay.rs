@@ -2,6 +2,8 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,12 +23,17 @@ pub enum Travel {
 /// Listens on a free port of 127.0.0.1 and relays every connection to the port `to`, both ways
 /// alike. Lasts as long as the process. Returns the port.
 pub fn relay(to: u16, travel: Travel) -> u16 {
+    switched_relay(Arc::new(AtomicU16::new(to)), travel)
+}
+
+/// The same, to the port that `to` holds when a connection comes.
+pub fn switched_relay(to: Arc<AtomicU16>, travel: Travel) -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     thread::spawn(move || {
         for client in listener.incoming().map_while(Result::ok) {
             // Closing the client's socket tells it enough.
-            let Ok(server) = TcpStream::connect(("127.0.0.1", to)) else {
+            let Ok(server) = TcpStream::connect(("127.0.0.1", to.load(Ordering::SeqCst))) else {
                 continue;
             };
             carry(&client, &server, travel);

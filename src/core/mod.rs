@@ -6,6 +6,7 @@
 //! * Every decision carries a closed-enum reason that metrics can count.
 //! * What is not understood, not known or not measured leads to the primary.
 
+pub mod audit;
 pub mod catalog;
 pub mod causality;
 pub mod classify;

@@ -1,5 +1,6 @@
 //! What the configuration says about routing and consistency, in the core's own words.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,6 +65,8 @@ pub struct ConsistencyPolicy {
     /// The share of the primary's pool, in per cent, that reads may take which lack a replica; 100 is
     /// no limit.
     pub spill_limit: u8,
+    /// One in so many reads of replicas is audited; `None` for none.
+    pub audit_one_in: Option<NonZeroU32>,
     /// What to do when no replica qualifies.
     pub on_no_replica: OnNoReplica,
 }

@@ -1,6 +1,7 @@
 //! One cluster as sessions use it: the world they read, the pools they lease from.
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -47,6 +48,8 @@ pub struct ClusterMemory {
     isolations: Mutex<HashMap<PoolKey, DefaultIsolation>>,
     /// Reads on the primary for want of a replica.
     pub spill: SpillShares,
+    /// Reads that could have been audited.
+    auditable: AtomicU32,
 }
 
 /// The isolation level of a block that names none.
@@ -69,6 +72,7 @@ impl ClusterMemory {
             learned: Mutex::default(),
             isolations: Mutex::default(),
             spill: SpillShares::default(),
+            auditable: AtomicU32::new(0),
         }
     }
 
@@ -102,6 +106,12 @@ impl ClusterMemory {
             node,
             _spilled: spilled,
         }
+    }
+
+    /// Whether it is the turn of a read that could be audited: the first, and every `one_in`th.
+    pub fn is_audited(&self, one_in: NonZeroU32) -> bool {
+        let place = self.auditable.fetch_add(1, Ordering::Relaxed);
+        place % one_in == 0
     }
 
     /// The default isolation of a role in a database with these startup parameters, if it is known.

@@ -138,11 +138,48 @@ impl Scrape {
                 gauge(&mut lag, &labels, i64::try_from(bytes).unwrap_or(i64::MAX))?;
             }
         }
+        let help =
+            "where a replica's replay has come to, in bytes of WAL; absent while it is unknown";
+        let mut replay = family(encoder, "replica_replay_lsn", help, MetricType::Gauge)?;
+        for (labels, state) in self.states() {
+            if let ReplayLag::Known { replay: lsn, .. } = state.lag {
+                gauge(
+                    &mut replay,
+                    &labels,
+                    i64::try_from(lsn.0).unwrap_or(i64::MAX),
+                )?;
+            }
+        }
+        self.lives(encoder)?;
         let help = "1 while the node answers, under the role it said it has";
         let mut up = family(encoder, "node_up", help, MetricType::Gauge)?;
         for (labels, state) in self.states() {
             let labels = (labels, [("role", state.role.as_str())]);
             gauge(&mut up, &labels, i64::from(is_up(state)))?;
+        }
+        Ok(())
+    }
+
+    /// Which life of its server each node was measured in.
+    fn lives(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let lives = || {
+            self.states()
+                .filter_map(|(labels, state)| Some((labels, state.incarnation?)))
+        };
+        let help = "the timeline the node was on when it was measured";
+        let mut timelines = family(encoder, "node_timeline", help, MetricType::Gauge)?;
+        for (labels, life) in lives() {
+            gauge(&mut timelines, &labels, i64::from(life.timeline))?;
+        }
+        let help = "when the node's server was started, by its own clock";
+        let name = "node_start_time_seconds";
+        let mut started = family(encoder, name, help, MetricType::Gauge)?;
+        for (labels, life) in lives() {
+            gauge(
+                &mut started,
+                &labels,
+                life.started_at_unix_micros / 1_000_000,
+            )?;
         }
         Ok(())
     }
@@ -208,6 +245,8 @@ impl ProcessMetrics {
         let help = "texts by what classification made of them";
         self.classified
             .encode(encoder, ["classified", "reason", help])?;
+        let help = "reads of replicas that were verified behind the read, by what came of it";
+        self.audits.encode(encoder, ["audits", "outcome", help])?;
         let help = "how the store of causal keys has answered";
         self.causal_store
             .encode(encoder, ["causal_store", "outcome", help])?;

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::config::ClusterConfig;
+use crate::core::audit::AuditVerdict;
 use crate::core::router::RouteReason;
 use crate::core::snapshot::{NodeId, NodeRole, RoutingSnapshot};
 use crate::core::statement::{PinReason, Reason};
@@ -52,6 +53,7 @@ struct ProcessMetrics {
     classified: LabelledCounters<STATEMENT_REASONS>,
     classify_cache: LabelledCounters<3>,
     causal_store: LabelledCounters<3>,
+    audits: LabelledCounters<{ AuditVerdict::ALL.len() }>,
 }
 
 /// Series of one cluster; they outlive a reload, so that counters never go back.
@@ -336,6 +338,12 @@ impl ClusterMetrics {
     pub fn count_causal_store(&self, outcome: StoreOutcome) {
         let store = &self.process.causal_store;
         store.count(outcome as usize, outcome.as_str());
+    }
+
+    /// A replica was asked behind a read whether it is what routing took it for.
+    pub fn count_audit(&self, verdict: AuditVerdict) {
+        let audits = &self.process.audits;
+        audits.count(verdict as usize, verdict.as_str());
     }
 
     /// `node` was asked for its WAL position.

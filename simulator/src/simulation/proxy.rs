@@ -328,6 +328,7 @@ fn consistency(routing: &RoutingPolicy, random: &mut Random) -> ConsistencyPolic
         wait: ms(random.of(&[0, 2, 10, 50])),
         max_wait: ms(random.of(&[20, 100])),
         spill_limit: random.of(&[100, 100, 34, 0]),
+        audit_one_in: None,
         on_no_replica: random.of(&[
             OnNoReplica::Primary,
             OnNoReplica::Primary,

@@ -1,5 +1,6 @@
 //! `routing` and `consistency`, with the overrides of clusters and users.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,9 @@ const MAX_LAG_BYTES: u64 = 64 * 1024 * 1024;
 const WINDOW: Duration = Duration::from_secs(15);
 const WAIT: Duration = Duration::from_millis(10);
 const MAX_WAIT: Duration = Duration::from_secs(1);
+
+/// The rarest audit: one read in so many.
+const MOST_AUDIT: u64 = 1_000_000_000;
 
 /// The longest name in a list of functions or relations: `schema.name`.
 const QUALIFIED_NAME_BYTES: usize = 2 * crate::config::limits::NAME_BYTES + 1;
@@ -37,6 +41,7 @@ pub(super) struct Layer {
     wait: Option<Sited<Duration>>,
     max_wait: Option<Sited<Duration>>,
     spill_limit: Option<u8>,
+    audit_one_in: Option<u32>,
     on_no_replica: Option<OnNoReplica>,
 }
 
@@ -136,6 +141,8 @@ impl Layer {
         self.spill_limit = consistency
             .field("spill_limit")
             .parsed(|text| Ok(units::percentage(text)?));
+        let audit = consistency.field("audit_one_in").number(0..=MOST_AUDIT);
+        self.audit_one_in = audit.and_then(|one_in| u32::try_from(one_in).ok());
         self.on_no_replica = consistency.field("on_no_replica").word(&[
             ("primary", OnNoReplica::Primary),
             ("wait", OnNoReplica::Wait),
@@ -165,6 +172,7 @@ impl Layer {
             wait: this.wait.or(below.wait),
             max_wait: this.max_wait.or(below.max_wait),
             spill_limit: this.spill_limit.or(below.spill_limit),
+            audit_one_in: this.audit_one_in.or(below.audit_one_in),
             on_no_replica: this.on_no_replica.or(below.on_no_replica),
         }
     }
@@ -185,6 +193,7 @@ impl Layer {
                 wait: value(self.wait.as_ref(), WAIT),
                 max_wait: value(self.max_wait.as_ref(), MAX_WAIT),
                 spill_limit: self.spill_limit.unwrap_or(100),
+                audit_one_in: self.audit_one_in.and_then(NonZeroU32::new),
                 on_no_replica: self.on_no_replica.unwrap_or(OnNoReplica::Primary),
             },
             routing: RoutingPolicy {

@@ -66,6 +66,7 @@ impl Scene {
                 wait: ms(10),
                 max_wait: ms(1000),
                 spill_limit: 100,
+                audit_one_in: None,
                 on_no_replica: OnNoReplica::Primary,
             },
             loads: vec![],

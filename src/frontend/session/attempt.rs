@@ -103,7 +103,8 @@ impl Session {
         let unnamed = self.state.unnamed.clone();
         loop {
             match self.attempt(plan, &mut extent, &mut attempts).await {
-                Ok(Attempted::Done(link)) => {
+                Ok(Attempted::Done(mut link)) => {
+                    self.judge_audit(&mut link);
                     self.inbound.consume(extent.length);
                     if let Some(misrouted) = attempts.misrouted
                         && !link.scanner.outcome.has(Outcome::ERROR)
@@ -163,6 +164,9 @@ impl Session {
         };
         self.send(&mut link, plan, *extent, hold)
             .map_err(Failure::Refused)?;
+        if hold == Hold::UntilResult {
+            self.audit(&mut link, plan, *extent, &attempts.request.floor);
+        }
         let spent = now().saturating_duration_since(extent.arrived);
         self.cluster.metrics.observe_proxy_overhead(spent);
         if !may_repeat {

@@ -1,6 +1,6 @@
 //! COPY FROM STDIN: data is sent on as it arrives.
 
-use super::link::{Copy, Link};
+use super::link::Link;
 use super::refusal::length_refusal;
 use super::{Session, SessionEnd};
 use crate::frontend::error::{Limit, ProxyError};
@@ -10,6 +10,15 @@ use crate::protocol::frame::FrameHeader;
 use crate::protocol::frontend::{SYNC, tag};
 use crate::protocol::message::{write_message, write_string};
 use crate::protocol::outstanding::Expected;
+
+/// Whether the node waits for COPY data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Copy {
+    /// It does not.
+    Idle,
+    /// It does.
+    In,
+}
 
 impl Session {
     /// Sends COPY data on; the node waits for it.

@@ -258,7 +258,7 @@ pub(super) fn residue(rows: &[Box<[u8]>], login: &str) -> Result<Residue, Malfor
 }
 
 /// One field of a `DataRow`.
-fn text(reader: &mut Reader<'_>) -> Result<Option<String>, Malformed> {
+pub(super) fn text(reader: &mut Reader<'_>) -> Result<Option<String>, Malformed> {
     let length = reader.int32()?;
     let Ok(length) = usize::try_from(length) else {
         return Ok(None);

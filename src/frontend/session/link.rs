@@ -15,6 +15,7 @@ use std::time::Instant;
 
 use tokio::io::AsyncWrite;
 
+use super::copy::Copy;
 use super::names::Names;
 use super::outgoing::{Outgoing, Output, collect};
 use super::parked::Keeping;
@@ -23,6 +24,7 @@ use super::spare::LinkMemory;
 use crate::backend::connection::ReportedParameters;
 use crate::backend::pool::Lease;
 use crate::backend::state::AppliedSettings;
+use crate::core::audit::Belief;
 use crate::core::router::Route;
 use crate::core::snapshot::Incarnation;
 use crate::frontend::buffers::Buffer;
@@ -70,6 +72,8 @@ pub(super) struct Link {
     pub(super) undone: Undone,
     /// Settings that the connection has if the transaction under way commits.
     pub(super) replayed: Option<Arc<AppliedSettings>>,
+    /// What the node is asked to confirm behind the read.
+    pub(super) audit: Option<Belief>,
     /// What the client has been told of parameters.
     pub(super) told: ReportedParameters,
     trust: Trust,
@@ -81,15 +85,6 @@ pub(super) struct Link {
     pub(super) under_way: Option<UnderWay>,
     /// Whether the session has kept the connection from an earlier statement.
     pub(super) keeping: Keeping,
-}
-
-/// Whether the node waits for COPY data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Copy {
-    /// It does not.
-    Idle,
-    /// It does.
-    In,
 }
 
 /// Whether the connection may serve another session.
@@ -195,6 +190,7 @@ impl Link {
             prologue: Vec::new(),
             undone: Undone::No,
             replayed: None,
+            audit: None,
             told: ReportedParameters::default(),
             trust: Trust::Clean,
             from_server: Buffer::default(),

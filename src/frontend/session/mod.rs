@@ -11,6 +11,7 @@
 //! Must not decide anything itself: [`crate::core`] does, and says why.
 
 mod attempt;
+mod audit;
 mod causality;
 mod choose;
 mod copy;

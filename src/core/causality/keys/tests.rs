@@ -21,6 +21,7 @@ const POLICY: ConsistencyPolicy = ConsistencyPolicy {
     wait: Duration::from_millis(10),
     max_wait: Duration::from_secs(1),
     spill_limit: 100,
+    audit_one_in: None,
     on_no_replica: OnNoReplica::Primary,
 };
 

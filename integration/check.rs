@@ -66,6 +66,31 @@ async fn connect_shows_what_each_node_is_and_names_the_one_that_is_gone() {
     assert!(!format!("{out}{err}").contains("hunter2"), "{out}{err}");
 }
 
+/// As Amazon Aurora answers: its functions stand before PostgreSQL's own for the monitor's role.
+#[tokio::test]
+async fn connect_says_that_a_service_hides_its_positions() {
+    let cluster = harness::cluster(1).await;
+    for sql in [
+        "CREATE SCHEMA aurora",
+        "CREATE FUNCTION aurora.pg_last_wal_replay_lsn() RETURNS pg_lsn LANGUAGE plpgsql AS \
+         $$ BEGIN RAISE EXCEPTION 'Function pg_last_wal_replay_lsn() is currently not supported for Aurora' \
+         USING ERRCODE = 'feature_not_supported'; END $$",
+        "GRANT USAGE ON SCHEMA aurora TO PUBLIC",
+        "ALTER ROLE pgweir SET search_path = aurora, pg_catalog",
+    ] {
+        cluster.superuser_sql(0, sql).await.unwrap();
+    }
+    cluster.wait_for_replay(1).await.unwrap();
+    let database = "clusters: { main: { monitor: { database: app } } }";
+    let text = yaml::config(&cluster, (6432, 9187), database);
+    let (status, out, err) = check(&cluster, "hidden.yaml", &text, &["--connect"]);
+    assert_eq!(status, 1, "{out}");
+    assert_eq!(row(&out, "node0")[2], "primary");
+    assert!(out.contains("hides its WAL positions"), "{out}");
+    assert!(out.contains("not supported for Aurora"), "{out}");
+    assert!(err.contains("1 of 2 nodes do not answer"), "{err}");
+}
+
 #[tokio::test]
 async fn connect_tries_whether_roles_can_be_looked_up() {
     let cluster = harness::shared_cluster().await;

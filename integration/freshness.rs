@@ -19,6 +19,7 @@ use pgweir::core::policy::{
 };
 use pgweir::core::snapshot::{Eligibility, NodeId, NodeRole, NodeState, RoutingSnapshot};
 use pgweir::core::statement::Consistency;
+use pgweir::metrics::Metrics;
 use pgweir::sandbox::{ClusterOptions, LocalCluster};
 use pgweir::world::ClusterWorld;
 use tokio::task::JoinHandle;
@@ -50,7 +51,8 @@ impl Watched {
             .unwrap();
         let config = Arc::new(configuration(&servers, "pgweir"));
         let world = Arc::new(ClusterWorld::new(initial_snapshot(&config), Instant::now()));
-        let monitor = tokio::spawn(watch_cluster(config, Arc::clone(&world)));
+        let metrics = Metrics::new().cluster(&config);
+        let monitor = tokio::spawn(watch_cluster(config, Arc::clone(&world), metrics));
         let watched = Self {
             servers,
             world,
@@ -345,7 +347,8 @@ async fn without_the_privilege_to_see_the_receiver_no_replica_is_trusted() {
     assert_eq!(report.missing_privileges, ["pg_monitor"]);
     assert!(matches!(report.answer, Answer::Replica(sample, _) if sample.timeline.is_none()));
     let world = Arc::new(ClusterWorld::new(initial_snapshot(&config), Instant::now()));
-    let monitor = tokio::spawn(watch_cluster(config, Arc::clone(&world)));
+    let metrics = Metrics::new().cluster(&config);
+    let monitor = tokio::spawn(watch_cluster(config, Arc::clone(&world), metrics));
     let measured = world.routing.wait_for(|snapshot| {
         let replica = snapshot.nodes[1].clone();
         (snapshot.primary.is_some() && replica.role == NodeRole::Replica).then_some(replica)

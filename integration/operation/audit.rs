@@ -50,6 +50,14 @@ async fn every_kind_of_read_is_confirmed_and_answered_as_without_an_audit() {
     // The last one may not have been counted yet.
     let confirmed = || async { audits(&proxy, "confirmed").await >= 80.0 };
     harness::eventually("all four reads of every round are confirmed", confirmed).await;
+    let asked = proxy
+        .metrics()
+        .await
+        .sum("pgweir_position_samples_total", &[("node", "node0")]);
+    assert!(
+        asked >= 20.0,
+        "each write was followed by a question: {asked}"
+    );
     for outcome in ["behind", "other_server", "undecided"] {
         assert!(audits(&proxy, outcome).await < 1.0, "{}", proxy.log());
     }

@@ -121,7 +121,12 @@ impl RunningClusters {
             self.causality.clone(),
             Arc::clone(&world),
         ));
-        tasks.spawn(watch_cluster(Arc::clone(&config), Arc::clone(&world)));
+        let metrics = Arc::clone(&cluster.metrics);
+        tasks.spawn(watch_cluster(
+            Arc::clone(&config),
+            Arc::clone(&world),
+            metrics,
+        ));
         tasks.spawn(keep_current(Arc::clone(&config), Arc::clone(&world)));
         tasks.spawn(answer_lookups(config, world));
         tasks.spawn(close_changed(Arc::clone(&cluster)));

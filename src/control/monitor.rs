@@ -23,14 +23,21 @@ use crate::core::causality::positions::PositionSample;
 use crate::core::freshness::PrimarySample;
 use crate::core::freshness::observer::ClusterObserver;
 use crate::core::snapshot::NodeId;
+use crate::metrics::ClusterMetrics;
 use crate::world::ClusterWorld;
 
 /// Measures the nodes of `cluster` and publishes into `world` until the future is dropped.
-pub async fn watch_cluster(cluster: Arc<ClusterConfig>, world: Arc<ClusterWorld>) {
+/// Every answered question is counted in `metrics`.
+pub async fn watch_cluster(
+    cluster: Arc<ClusterConfig>,
+    world: Arc<ClusterWorld>,
+    metrics: Arc<ClusterMetrics>,
+) {
     let watch = Arc::new(Watch {
         publisher: Publisher::new(&cluster, world),
         wakes: cluster.nodes.iter().map(|_| Notify::new()).collect(),
         cluster: Arc::clone(&cluster),
+        metrics,
     });
     let mut loops = JoinSet::new();
     for (id, node) in (0..).zip(&cluster.nodes) {
@@ -53,6 +60,7 @@ pub async fn watch_cluster(cluster: Arc<ClusterConfig>, world: Arc<ClusterWorld>
 #[derive(Debug)]
 struct Watch {
     cluster: Arc<ClusterConfig>,
+    metrics: Arc<ClusterMetrics>,
     publisher: Publisher,
     /// By node id: probe this replica now.
     wakes: Vec<Notify>,
@@ -117,6 +125,7 @@ impl NodeWatcher {
                     error
                 }
             };
+            self.tell(&error, &pauses);
             self.watch.publisher.observe(|observer| {
                 if error.is_busy() {
                     observer.on_busy(self.id);
@@ -125,6 +134,14 @@ impl NodeWatcher {
                 }
             });
             sleep(pauses.next_pause()).await;
+        }
+    }
+
+    /// Warns of the first failure since the last answer; the others are the same once more.
+    fn tell(&self, error: &ProbeError, pauses: &Backoff) {
+        if pauses.is_first() {
+            let cluster = &*self.watch.cluster.name;
+            tracing::warn!(cluster, node = &*self.node.name, %error, "the monitor gets no answer");
         }
     }
 
@@ -144,6 +161,7 @@ impl NodeWatcher {
                 Err(error) => return error,
             };
             pauses.reset();
+            self.watch.metrics.count_position_sample(self.id);
             let pace = self.take(answer);
             self.pause(connection, pace).await;
         }
@@ -255,6 +273,11 @@ struct Backoff {
 impl Backoff {
     fn reset(&mut self) {
         self.last = None;
+    }
+
+    /// Whether no attempt has failed since the last that did not.
+    fn is_first(&self) -> bool {
+        self.last.is_none()
     }
 
     fn next_pause(&mut self) -> Duration {

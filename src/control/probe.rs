@@ -67,7 +67,14 @@ pub enum ProbeError {
     Socket(#[source] ConnectError),
     /// The connection was lost, or the server refused.
     #[error("{}", describe(.0))]
-    Postgres(#[from] tokio_postgres::Error),
+    Postgres(#[source] tokio_postgres::Error),
+    /// The server has no WAL positions to show, as Amazon Aurora, whose replicas share their primary's
+    /// storage.
+    #[error(
+        "it hides its WAL positions: no replica can be proved to be fresh, so pgweir cannot serve this cluster ({})",
+        describe(.0)
+    )]
+    HidesPositions(#[source] tokio_postgres::Error),
     /// The server answered something that is not what this probe asks for.
     #[error("unexpected answer: {0}")]
     Answer(&'static str),
@@ -94,11 +101,24 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
+impl From<tokio_postgres::Error> for ProbeError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        let hides = [
+            SqlState::FEATURE_NOT_SUPPORTED,
+            SqlState::UNDEFINED_FUNCTION,
+        ];
+        match error.code() {
+            Some(code) if hides.contains(code) => Self::HidesPositions(error),
+            Some(_) | None => Self::Postgres(error),
+        }
+    }
+}
+
 impl From<OpenError> for ProbeError {
     fn from(error: OpenError) -> Self {
         match error {
             OpenError::Socket(error) => Self::Socket(error),
-            OpenError::Login(error) => Self::Postgres(error),
+            OpenError::Login(error) => error.into(),
         }
     }
 }
@@ -110,7 +130,9 @@ impl ProbeError {
             Self::Postgres(error) => error
                 .code()
                 .is_some_and(|code| *code == SqlState::TOO_MANY_CONNECTIONS),
-            Self::Deadline(_) | Self::Socket(_) | Self::Answer(_) => false,
+            Self::HidesPositions(_) | Self::Deadline(_) | Self::Socket(_) | Self::Answer(_) => {
+                false
+            }
         }
     }
 }

@@ -50,6 +50,11 @@ pub const PENDING_BYTES: usize = 256 * 1024;
 /// Texts of prepared statements that one session may hold, in bytes.
 pub const SESSION_STATEMENTS_BYTES: usize = 64 * 1024 * 1024;
 
+/// How long a prepared statement counts as unchanged after the primary has said what it returns: a
+/// client that prepares and then pipelines waits for no second answer, and DDL that does not pass through
+/// pgweir is met soon enough.
+pub const STATEMENT_TRUST: Duration = Duration::from_secs(1);
+
 /// Classified texts that one worker remembers, in bytes of text; half of it is always the newest.
 pub const CLASSIFICATION_CACHE_BYTES: usize = 16 * 1024 * 1024;
 

@@ -14,6 +14,10 @@
 //! | `cancel` | waits until `pg_sleep` runs for anybody, then asks to cancel what this connection runs |
 //! | `end`, `terminate`, `vanish` | reads to the end of the connection; says goodbye first; closes without a word |
 //!
+//! | `direct SQL` | runs SQL on the primary, past the proxy, and waits until the replicas have it |
+//! | `elsewhere` | closes the proxy's server connections that hold no transaction, if its clients share them |
+//! | `later` | lets the time pass for which a prepared statement counts as unchanged |
+//!
 //! A step that begins with `2:` is for the second connection, `3:` for the third; a connection
 //! opens with its first step. At the end of a script every open connection says goodbye, first to last, and what it
 //! still receives counts. `{pid2}` is the process id that the second connection was told.

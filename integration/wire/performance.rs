@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use pgweir::limits::STATEMENT_TRUST;
 use pgweir::sandbox::LocalCluster;
 
 use crate::harness::LIMIT;
@@ -63,6 +64,21 @@ impl Stage {
 
     fn step(&mut self, connection: usize, step: &str, watch: &mut Watch) -> Result<(), Stopped> {
         let (verb, rest) = step.split_once(' ').unwrap_or((step, ""));
+        match verb {
+            "direct" => {
+                watch.run(rest);
+                return Ok(());
+            }
+            "elsewhere" => {
+                watch.close_idle();
+                return Ok(());
+            }
+            "later" => {
+                thread::sleep(STATEMENT_TRUST);
+                return Ok(());
+            }
+            _ => {}
+        }
         if verb == "connect" {
             return self.connect(connection, &parameters(rest));
         }
@@ -171,23 +187,44 @@ impl Stage {
 }
 
 /// A superuser's connections to all servers, the primary first.
-pub(crate) struct Watch(Vec<Wire>);
+pub(crate) struct Watch {
+    servers: Vec<Wire>,
+    /// What the idle connections of the role `app` are.
+    pub(crate) idle: Idle,
+}
+
+/// What the idle connections of the role `app` are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Idle {
+    /// A client's own.
+    Owned,
+    /// A pool's.
+    Shared,
+}
 
 impl Watch {
     pub(crate) fn new(cluster: &LocalCluster) -> Self {
         let root = [("user", "root")];
         let connect = |node| Wire::connect_with(cluster.port(node), &root);
-        Self(cluster.nodes().map(connect).collect())
+        Self {
+            servers: cluster.nodes().map(connect).collect(),
+            idle: Idle::Owned,
+        }
     }
 
     /// Leaves the schema of the role `app` empty on all servers.
     fn clean(&mut self) {
-        let (primary, replicas) = self.0.split_first_mut().unwrap();
-        primary.run(
+        self.run(
             "SET client_min_messages = error; SET lock_timeout = '10s'; \
              DROP SCHEMA IF EXISTS app CASCADE; CREATE SCHEMA app AUTHORIZATION app; \
-             SELECT lo_unlink(oid) FROM pg_largeobject_metadata",
+             SELECT lo_unlink(oid) FROM pg_largeobject_metadata; SET search_path = app",
         );
+    }
+
+    /// Runs SQL on the primary and waits until the replicas have replayed it.
+    fn run(&mut self, sql: &str) {
+        let (primary, replicas) = self.servers.split_first_mut().unwrap();
+        primary.run(sql);
         let position = primary.value("SELECT pg_current_wal_flush_lsn()");
         let reached = format!("SELECT pg_last_wal_replay_lsn() >= '{position}'");
         for replica in replicas {
@@ -195,10 +232,26 @@ impl Watch {
         }
     }
 
+    /// Closes the pool's connections that hold no transaction.
+    fn close_idle(&mut self) {
+        if self.idle == Idle::Owned {
+            return;
+        }
+        let all = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+                   WHERE usename = 'app' AND state = 'idle'";
+        for server in &mut self.servers {
+            until(|| server.value(all) == "0");
+        }
+    }
+
     /// Waits until a statement with `pg_sleep` runs on one of the servers.
     fn until_sleeping(&mut self) {
         let any = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
-        until(|| self.0.iter_mut().any(|server| server.value(any) == "t"));
+        until(|| {
+            self.servers
+                .iter_mut()
+                .any(|server| server.value(any) == "t")
+        });
     }
 }
 

@@ -7,6 +7,9 @@
 //! * object ids of what was created after the cluster (16384 and up): `<oid 1>`, `<oid 2>`, in the
 //!   order in which they are first seen;
 //! * the number of a connection's temporary schema: `pg_temp_<n>`.
+//!
+//! The source line of "cached plan must not change result type" is left out: where pgweir says it, it
+//! does not know that of the server's version.
 
 use crate::harness::wire::Message;
 
@@ -133,6 +136,9 @@ impl Transcript {
         let mut fields = Vec::new();
         while body.0.len() > 1 {
             fields.push(self.without_process_ids(&body.string()));
+        }
+        if fields.iter().any(|field| field == "Fplancache.c") {
+            fields.retain(|field| !field.starts_with('L'));
         }
         fields.join(" | ")
     }

@@ -2,13 +2,25 @@
 //!
 //! A statement is shared when text, parameter types and session settings are the same, since the
 //! settings decide what the text means (`search_path`).
+//!
+//! # Change of result type
+//! A server fixes a statement's parameter and result types when it is parsed. Later it plans it anew
+//! when it must, and refuses it when the result type has become another one (`RevalidateCachedQuery`,
+//! `src/backend/utils/cache/plancache.c`). A statement that pgweir parses on another connection must
+//! be refused likewise, so:
+//! * The first Parse of a named statement is described, and [`Prepared`] keeps what the node said.
+//! * On a connection a statement has these columns or it is not there: where it is parsed again
+//!   although it is not [current](StatementRegistry::is_current), it is compared before it is used.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::Instant;
 
 use crate::backend::state::AppliedSettings;
 use crate::frontend::classification::CachedText;
+use crate::limits::STATEMENT_TRUST;
+use crate::protocol::description::{Columns, Described, Description};
 
 /// A statement that some session has prepared.
 #[derive(Debug)]
@@ -23,16 +35,66 @@ pub struct Prepared {
     pub types: Box<[u8]>,
     /// What the text was classified as.
     pub text: Arc<CachedText>,
-    /// The generation of the registry when it was parsed.
-    generation: u64,
+    /// The generation of the registry when it was parsed or compared last.
+    generation: AtomicU64,
+    /// When that was, in milliseconds of [`StatementNumbers::clock`].
+    known_at: AtomicU64,
     /// The settings it was parsed with.
     settings: Arc<AppliedSettings>,
+    /// What the node said of it first; `None` for the unnamed one.
+    described: Option<Described>,
+}
+
+/// When a statement was parsed or compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sighting {
+    generation: u64,
+    at: u64,
 }
 
 impl Prepared {
     /// Its name on the nodes.
     pub fn server_name(&self) -> &[u8] {
         &self.server_name
+    }
+
+    /// Where what the node says of it is kept.
+    pub const fn described(&self) -> Option<&Described> {
+        self.described.as_ref()
+    }
+
+    /// What the node said of it first, if that is known.
+    fn description(&self) -> Option<&Description> {
+        self.described.as_ref()?.get()
+    }
+
+    /// Whether its columns can have become others. Statements that are not analysed before they run
+    /// take the columns of the moment (`stmt_requires_parse_analysis`,
+    /// `src/backend/parser/analyze.c`).
+    pub fn may_change_columns(&self) -> bool {
+        let word = self.sql.trim_ascii_start();
+        let is = |other: &[u8]| {
+            let begins = word.get(..other.len());
+            begins.is_some_and(|word| word.eq_ignore_ascii_case(other))
+        };
+        let description = self.description();
+        description.is_some_and(|known| known.columns != Columns::None)
+            && !is(b"fetch")
+            && !is(b"show")
+    }
+
+    /// The parameter types that the server has found for it; else those of its Parse.
+    pub fn found_types(&self) -> &[u8] {
+        match self.description() {
+            Some(description) => &description.types,
+            None => &self.types,
+        }
+    }
+
+    /// It has been found on the primary as it was described.
+    pub fn confirm(&self, seen: Sighting) {
+        self.generation.store(seen.generation, Ordering::Release);
+        self.known_at.store(seen.at, Ordering::Release);
     }
 
     /// What it costs to keep, in bytes.
@@ -58,26 +120,46 @@ struct Key {
 
 /// Where statements get their numbers from. A session keeps its statements when a reload replaces its
 /// cluster, so no other statement may ever get the same number, and with it the same name on a node.
-#[derive(Debug, Clone, Default)]
-pub struct StatementNumbers(Arc<AtomicU64>);
+/// The same holds for generations.
+#[derive(Debug, Clone)]
+pub struct StatementNumbers {
+    next: Arc<AtomicU64>,
+    /// Where time begins.
+    start: Instant,
+}
+
+impl Default for StatementNumbers {
+    fn default() -> Self {
+        Self {
+            next: Arc::default(),
+            start: Instant::now(),
+        }
+    }
+}
 
 impl StatementNumbers {
     fn next(&self) -> u64 {
-        self.0.fetch_add(1, Ordering::Relaxed)
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// `at` in milliseconds since the start of the process.
+    fn clock(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.start).as_millis();
+        u64::try_from(since).unwrap_or(u64::MAX)
     }
 }
 
 /// Every statement that at least one session of a cluster has prepared.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct StatementRegistry {
     numbers: StatementNumbers,
     /// Grows when tables may have changed: what is prepared then is parsed anew.
     generation: AtomicU64,
-    known: Mutex<Known>,
+    known: Mutex<Shared>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct Shared {
     statements: HashMap<Key, Weak<Prepared>>,
     /// Entries after the last sweep; twice as many call for the next.
     swept: usize,
@@ -87,8 +169,9 @@ impl StatementRegistry {
     /// No statements yet.
     pub fn new(numbers: StatementNumbers) -> Self {
         Self {
+            generation: AtomicU64::new(numbers.next()),
             numbers,
-            ..Self::default()
+            known: Mutex::default(),
         }
     }
 
@@ -110,7 +193,7 @@ impl StatementRegistry {
         if let Some(prepared) = known.statements.get(&key).and_then(Weak::upgrade) {
             return prepared;
         }
-        let prepared = Arc::new(self.unshared(sql, types, settings, text));
+        let prepared = Arc::new(self.apart(sql, types, settings, text));
         known.statements.insert(key, Arc::downgrade(&prepared));
         known.sweep();
         prepared
@@ -119,20 +202,41 @@ impl StatementRegistry {
     /// Tables may have changed: a statement that is prepared from now on must not share one whose
     /// result type is fixed already (`RevalidateCachedQuery`, `src/backend/utils/cache/plancache.c`).
     pub fn begin_generation(&self) {
-        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.generation
+            .fetch_max(self.numbers.next(), Ordering::AcqRel);
     }
 
     fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Whether the statement means what it meant when it was parsed: no table can have changed since,
-    /// and these are the settings of then.
-    pub fn is_current(&self, statement: &Prepared, settings: &Arc<AppliedSettings>) -> bool {
-        statement.generation == self.generation() && statement.settings == *settings
+    /// What is noted of a statement that is parsed at `at`.
+    pub fn sighting(&self, at: Instant) -> Sighting {
+        Sighting {
+            generation: self.generation(),
+            at: self.numbers.clock(at),
+        }
     }
 
-    /// A statement that is not shared: the unnamed one.
+    /// Whether the statement means what it meant when it was parsed: no table can have changed since,
+    /// as far as pgweir has seen, these are the settings of then, and it was not long ago that the
+    /// primary has said so (tables change without pgweir too).
+    pub fn is_current(
+        &self,
+        statement: &Prepared,
+        settings: &Arc<AppliedSettings>,
+        at: Instant,
+    ) -> bool {
+        let age = self
+            .numbers
+            .clock(at)
+            .checked_sub(statement.known_at.load(Ordering::Acquire));
+        statement.generation.load(Ordering::Acquire) == self.generation()
+            && age.is_some_and(|age| u128::from(age) < STATEMENT_TRUST.as_millis())
+            && statement.settings == *settings
+    }
+
+    /// A statement that is not shared and whose description is not kept: the unnamed one.
     pub fn unshared(
         &self,
         sql: &[u8],
@@ -147,19 +251,101 @@ impl StatementRegistry {
             sql: sql.into(),
             types: types.into(),
             text: Arc::clone(text),
-            generation: self.generation(),
+            generation: AtomicU64::new(self.generation()),
+            known_at: AtomicU64::new(0),
             settings: Arc::clone(settings),
+            described: None,
+        }
+    }
+
+    /// A named statement that is not shared.
+    pub fn apart(
+        &self,
+        sql: &[u8],
+        types: &[u8],
+        settings: &Arc<AppliedSettings>,
+        text: &Arc<CachedText>,
+    ) -> Prepared {
+        Prepared {
+            known_at: AtomicU64::new(self.numbers.clock(Instant::now())),
+            described: Some(Arc::new(OnceLock::new())),
+            ..self.unshared(sql, types, settings, text)
         }
     }
 }
 
-impl Known {
+impl Shared {
     /// Forgets statements that no session has any more; each is looked at a bounded number of times.
     fn sweep(&mut self) {
         if self.statements.len() > 2 * self.swept + 1000 {
             self.statements
                 .retain(|_, statement| statement.strong_count() > 0);
             self.swept = self.statements.len();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frontend::classification::ClassificationCache;
+
+    fn registry() -> (StatementRegistry, Arc<AppliedSettings>, Arc<Prepared>) {
+        let registry = StatementRegistry::new(StatementNumbers::default());
+        let settings = Arc::default();
+        let text = ClassificationCache::default().find(b"SELECT 1").0;
+        let statement = registry.intern(b"SELECT 1", &[0, 0], &settings, &text);
+        (registry, settings, statement)
+    }
+
+    #[test]
+    fn a_statement_is_current_until_a_table_may_have_changed_or_time_has_passed() {
+        let (registry, settings, statement) = registry();
+        let at = Instant::now();
+        assert!(registry.is_current(&statement, &settings, at));
+        let later = at + 2 * STATEMENT_TRUST;
+        assert!(!registry.is_current(&statement, &settings, later));
+        statement.confirm(registry.sighting(later));
+        assert!(registry.is_current(&statement, &settings, later));
+        let other = AppliedSettings([("search_path".to_owned(), "a".to_owned())].into());
+        assert!(!registry.is_current(&statement, &Arc::new(other), later));
+        let before = registry.sighting(later);
+        registry.begin_generation();
+        assert!(!registry.is_current(&statement, &settings, later));
+        statement.confirm(before);
+        assert!(!registry.is_current(&statement, &settings, later));
+        statement.confirm(registry.sighting(later));
+        assert!(registry.is_current(&statement, &settings, later));
+    }
+
+    #[test]
+    fn a_statement_of_another_registry_is_never_current() {
+        let (registry, settings, statement) = registry();
+        let other = StatementRegistry::new(registry.numbers.clone());
+        assert!(!other.is_current(&statement, &settings, Instant::now()));
+    }
+
+    #[test]
+    fn only_a_statement_that_is_analysed_anew_can_get_other_columns() {
+        let (registry, settings, statement) = registry();
+        assert!(!statement.may_change_columns());
+        let text = &statement.text;
+        for (sql, columns, may) in [
+            ("SELECT 1", Columns::Digest(1), true),
+            ("INSERT INTO t VALUES (1)", Columns::None, false),
+            (" Fetch 1 FROM c", Columns::Digest(1), false),
+            ("show work_mem", Columns::Digest(1), false),
+        ] {
+            let one = registry.apart(sql.as_bytes(), &[0, 0], &settings, text);
+            let types: Box<[u8]> = [0, 1, 0, 0, 0, 23].into();
+            assert_eq!(one.found_types(), [0, 0]);
+            let description = Description {
+                types: types.clone(),
+                columns,
+            };
+            assert!(one.described().unwrap().set(description).is_ok());
+            assert_eq!(one.may_change_columns(), may, "{sql}");
+            assert_eq!(one.found_types(), &*types);
         }
     }
 }

@@ -165,6 +165,9 @@ pub fn write_query(out: &mut Vec<u8>, sql: &[u8]) {
 /// A Sync message.
 pub const SYNC: [u8; 5] = [tag::SYNC, 0, 0, 0, 4];
 
+/// A Flush message.
+pub const FLUSH: [u8; 5] = [tag::FLUSH, 0, 0, 0, 4];
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,6 +8,7 @@
 //! Message formats: manual, "Message Formats" (protocol-message-formats.html).
 
 pub mod backend;
+pub mod description;
 pub mod frame;
 pub mod frontend;
 pub mod message;

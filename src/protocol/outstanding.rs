@@ -9,6 +9,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::description::Described;
+
 /// What happens to a reply that arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disposition {
@@ -34,6 +36,16 @@ pub enum Expected {
     Refused(Arc<[u8]>),
     /// The reply to Describe: optionally `ParameterDescription`, then `RowDescription` or `NoData`.
     Described,
+    /// The same, kept if it is the first one of the statement.
+    Learned(Disposition, Described),
+    /// The reply to a Describe of pgweir's own, which is compared with the first one; the scan stops
+    /// behind it.
+    Compared(Described),
+    /// All replies to a Parse, a Describe and a Sync of pgweir's own: compared, and the scan goes on.
+    Checked(Described),
+    /// The reply to a message about a statement that does not exist, in place of one whose result type
+    /// has changed: an error.
+    Outdated,
     /// The reply to Execute, up to `CommandComplete`, `EmptyQueryResponse` or `PortalSuspended`.
     Executed,
     /// The `ReadyForQuery` of a Sync.
@@ -127,6 +139,12 @@ impl OutstandingReplies {
         self.queue.capacity() <= 16
     }
 
+    /// Whether something is owed that a Sync does not stand behind.
+    pub fn is_mid_segment(&self) -> bool {
+        let last = self.queue.back();
+        last.is_some_and(|last| !matches!(last, Expected::Synced | Expected::Query(_)))
+    }
+
     /// How many replies are owed.
     pub fn len(&self) -> usize {
         self.queue.len()
@@ -153,6 +171,10 @@ impl OutstandingReplies {
             | Expected::ClosedNamed
             | Expected::Refused(_)
             | Expected::Described
+            | Expected::Learned(..)
+            | Expected::Compared(_)
+            | Expected::Checked(_)
+            | Expected::Outdated
             | Expected::Executed
             | Expected::Synced
             | Expected::Inspection
@@ -170,6 +192,10 @@ impl OutstandingReplies {
             | Expected::ClosedNamed
             | Expected::Refused(_)
             | Expected::Described
+            | Expected::Learned(..)
+            | Expected::Compared(_)
+            | Expected::Checked(_)
+            | Expected::Outdated
             | Expected::Executed
             | Expected::Synced
             | Expected::Inspection
@@ -188,13 +214,19 @@ impl OutstandingReplies {
     pub fn fail(&mut self, mut lost: impl FnMut(&Expected)) {
         while let Some(head) = self.queue.front() {
             match head {
-                Expected::Synced | Expected::Inspection | Expected::Query(_) => return,
+                Expected::Synced
+                | Expected::Inspection
+                | Expected::Checked(_)
+                | Expected::Query(_) => return,
                 Expected::Parsed(..)
                 | Expected::Bound(_)
                 | Expected::Closed(_)
                 | Expected::ClosedNamed
                 | Expected::Refused(_)
                 | Expected::Described
+                | Expected::Learned(..)
+                | Expected::Compared(_)
+                | Expected::Outdated
                 | Expected::Executed
                 | Expected::Aside
                 | Expected::AfterCopy

@@ -7,16 +7,19 @@
 mod body;
 mod errors;
 mod outcome;
+mod taken;
 
 use std::ops::Range;
 
 use super::backend::{ErrorView, SqlState, TransactionStatus, command_tag, tag};
+use super::description::{Comparison, Described};
 use super::frame::FrameHeader;
 use super::message::Malformed;
 use super::outstanding::{Disposition, Expected, OutstandingReplies, Own};
 
 use body::{Body, whole_body};
-pub use errors::SERVER_NAME_PREFIX;
+use errors::kind_of;
+pub use errors::{OUTDATED_STAND_IN, SERVER_NAME_PREFIX};
 pub use outcome::{Alias, Boundaries, Compare, ErrorKind, Hold, Outcome, Span, Stop, Verdict};
 
 /// The node broke the protocol, or answered something nobody asked for.
@@ -49,6 +52,12 @@ pub struct ReplyScanner {
     pub captured: Vec<Box<[u8]>>,
     /// What they took on the wire.
     captured_bytes: usize,
+    /// The body of the `ParameterDescription` that is being learned or compared.
+    parameters: Option<Box<[u8]>>,
+    /// What became of the comparison behind which the scan is to stop.
+    comparison: Option<Comparison>,
+    /// Statements that a check has found with other columns since [`Self::begin`].
+    pub outdated: Vec<Described>,
     /// Bodies of `ParameterStatus` messages. The client is not told of them as they come: the node may
     /// report what pgweir has set, and may have reported earlier what the client sets now.
     pub reports: Vec<Box<[u8]>>,
@@ -82,6 +91,9 @@ impl Default for ReplyScanner {
             instead: None,
             captured: Vec::new(),
             captured_bytes: 0,
+            parameters: None,
+            comparison: None,
+            outdated: Vec::new(),
             reports: Vec::new(),
             compare: Compare::No,
             boundaries: Boundaries::Passed,
@@ -102,6 +114,7 @@ impl ReplyScanner {
         self.changes.clear();
         self.captured.clear();
         self.captured_bytes = 0;
+        self.outdated.clear();
         self.has_result = ResultSeen::No;
     }
 
@@ -161,7 +174,7 @@ impl ReplyScanner {
                 self.pass(header, row_disposition(replies, hold, header.tag)?);
                 continue;
             }
-            let whole = match whole_body(header, rest) {
+            let whole = match whole_body(header, rest, replies.head()) {
                 Body::Incomplete => return Ok(Stop::NeedMore),
                 Body::Whole(body) => Some(body),
                 Body::Unread => None,
@@ -201,7 +214,9 @@ impl ReplyScanner {
     ) -> Option<Stop> {
         let is_own = matches!(
             replies.head(),
-            Some(Expected::Query(Disposition::Discard) | Expected::Inspection)
+            Some(
+                Expected::Query(Disposition::Discard) | Expected::Inspection | Expected::Checked(_)
+            )
         );
         match message {
             tag::ERROR if replies.head() == Some(&Expected::Aside) => {
@@ -222,10 +237,11 @@ impl ReplyScanner {
     }
 
     /// Why the scan stops behind a message.
-    fn stop_behind(&self, message: u8, replies: &OutstandingReplies) -> Option<Stop> {
+    fn stop_behind(&mut self, message: u8, replies: &OutstandingReplies) -> Option<Stop> {
         let between = self.boundaries == Boundaries::Kept && self.hold != Hold::Discarding;
         match message {
             tag::COPY_IN => Some(Stop::CopyIn),
+            tag::ROW_DESCRIPTION | tag::NO_DATA => self.comparison.take().map(Stop::Compared),
             tag::READY_FOR_QUERY if between && !replies.is_empty() => Some(Stop::Boundary),
             _ => None,
         }
@@ -260,23 +276,6 @@ impl ReplyScanner {
     /// Whether a client that gets `ReadyForQuery` next may have to be told something before.
     fn must_report(&self) -> bool {
         self.compare == Compare::Yes || !self.reports.is_empty()
-    }
-
-    /// Takes one row of pgweir's own query; `false` while it is not whole.
-    fn capture(&mut self, header: FrameHeader, rest: &[u8]) -> bool {
-        // With their headers: rows without a body cost memory too.
-        if self.captured_bytes + header.total() > CAPTURED_BYTES {
-            self.outcome.add(Outcome::OWN_QUERY_FAILED);
-            self.pass(header, Disposition::Discard);
-            return true;
-        }
-        let Some(body) = rest.get(super::frame::HEADER_BYTES..header.total()) else {
-            return false;
-        };
-        self.captured.push(body.into());
-        self.captured_bytes += header.total();
-        self.pass(header, Disposition::Discard);
-        true
     }
 
     fn pass(&mut self, header: FrameHeader, disposition: Disposition) {
@@ -314,6 +313,7 @@ impl ReplyScanner {
                     Expected::Synced
                     | Expected::Inspection
                     | Expected::AfterCopy
+                    | Expected::Checked(_)
                     | Expected::Query(_),
                 ),
             ) => self.ready(body, replies),
@@ -322,7 +322,18 @@ impl ReplyScanner {
                 replies.pop();
                 Ok(Disposition::Discard)
             }
-            (_, Some(Expected::Query(Disposition::Discard) | Expected::Inspection))
+            (
+                tag::PARAMETER_DESCRIPTION | tag::ROW_DESCRIPTION | tag::NO_DATA,
+                Some(Expected::Learned(..) | Expected::Compared(_) | Expected::Checked(_)),
+            ) => Ok(self.described(tag, body, replies)),
+            (
+                _,
+                Some(
+                    Expected::Query(Disposition::Discard)
+                    | Expected::Inspection
+                    | Expected::Checked(_),
+                ),
+            )
             | (tag::PARSE_COMPLETE | tag::BIND_COMPLETE, Some(Expected::Aside)) => {
                 Ok(Disposition::Discard)
             }
@@ -391,9 +402,15 @@ impl ReplyScanner {
             Some(
                 Expected::Parsed(disposition, _)
                 | Expected::Closed(disposition)
+                | Expected::Learned(disposition, _)
                 | Expected::Query(disposition),
             ) => disposition,
-            Some(Expected::Inspection | Expected::Aside) => Disposition::Discard,
+            Some(
+                Expected::Inspection
+                | Expected::Aside
+                | Expected::Compared(_)
+                | Expected::Checked(_),
+            ) => Disposition::Discard,
             Some(Expected::AfterCopy) => {
                 replies.put_first(Expected::Closed(Disposition::Discard));
                 Disposition::Forward
@@ -426,9 +443,6 @@ const MAX_LENGTH: u32 = 0x4000_0000 + 64;
 /// Most reports of parameters that are kept between two `ReadyForQuery`; a node has about 15.
 const REPORTS: usize = 64;
 
-/// Most bytes of rows that pgweir reads of its own query.
-const CAPTURED_BYTES: usize = 128 * 1024;
-
 /// A whole `ParseComplete`.
 const PARSE_COMPLETE: [u8; 5] = [tag::PARSE_COMPLETE, 0, 0, 0, 4];
 
@@ -452,18 +466,8 @@ fn row_disposition(
 fn asynchronous(head: Option<&Expected>) -> Disposition {
     match head {
         Some(Expected::Query(disposition)) => *disposition,
-        Some(Expected::Inspection | Expected::Aside) => Disposition::Discard,
+        Some(Expected::Inspection | Expected::Aside | Expected::Checked(_)) => Disposition::Discard,
         _ => Disposition::Forward,
-    }
-}
-
-fn kind_of(error: &ErrorView<'_>) -> ErrorKind {
-    if error.is_fatal() {
-        ErrorKind::Fatal
-    } else if memchr::memmem::find(error.message, b"during recovery").is_some() {
-        ErrorKind::DuringRecovery
-    } else {
-        ErrorKind::Ordinary
     }
 }
 

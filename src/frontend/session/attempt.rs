@@ -194,6 +194,7 @@ impl Session {
                     }
                     link.scanner.hold = Hold::Released;
                 }
+                Ok(Pause::Compared(_)) => {}
                 Ok(Pause::Input) => self.feed_copy(&mut link).map_err(Failure::Session)?,
                 // What was sent for the primary is used up and cannot be sent again.
                 Err(LinkError::OwnFailed) => return self.after_loss(&link, attempts),
@@ -261,7 +262,7 @@ impl Session {
         let drained = loop {
             match self.relay(&mut link).await {
                 Ok(Pause::Answered) => break link.is_quiet(),
-                Ok(Pause::HeldError(..) | Pause::Input) => {}
+                Ok(Pause::HeldError(..) | Pause::Input | Pause::Compared(_)) => {}
                 Err(_) => break false,
             }
         };

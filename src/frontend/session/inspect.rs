@@ -182,7 +182,9 @@ impl Session {
         link.lease.unnamed_owner = None;
         match self.relay(link).await {
             Ok(Pause::Answered) => {}
-            Ok(Pause::Input | Pause::HeldError(..)) => return Ok(Asked::Refused),
+            Ok(Pause::Input | Pause::HeldError(..) | Pause::Compared(_)) => {
+                return Ok(Asked::Refused);
+            }
             Err(error) => return Err(self.lost(link, &error)),
         }
         if link.scanner.outcome.has(Outcome::FATAL) {

@@ -7,7 +7,6 @@
 //! # Cancel safety
 //! All state is in [`Link`] and the session's buffers, so a dropped future loses nothing.
 
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -15,10 +14,12 @@ use std::time::Instant;
 
 use tokio::io::AsyncWrite;
 
+use super::comparison::Waiting;
 use super::copy::Copy;
 use super::names::Names;
 use super::outgoing::{Outgoing, Output, collect};
 use super::parked::Keeping;
+pub(super) use super::pause::{LinkError, Pause, Until};
 use super::settle::Batch;
 use super::spare::LinkMemory;
 use crate::backend::connection::ReportedParameters;
@@ -29,11 +30,8 @@ use crate::core::router::Route;
 use crate::core::snapshot::Incarnation;
 use crate::frontend::buffers::Buffer;
 use crate::frontend::cluster::UnderWay;
-use crate::protocol::backend::SqlState;
 use crate::protocol::outstanding::OutstandingReplies;
-use crate::protocol::replies::{
-    ErrorKind, Hold, Outcome, ReplyScanner, Span, Stop, UnexpectedReply,
-};
+use crate::protocol::replies::{Hold, Outcome, ReplyScanner, Span, Stop};
 use crate::protocol::segment::SegmentEnd;
 use crate::wire::socket::Socket;
 
@@ -70,6 +68,11 @@ pub(super) struct Link {
     pub(super) prologue: Vec<String>,
     /// Whether the connection has lost the session's settings.
     pub(super) undone: Undone,
+    /// The rest of the segment, if that waits for a comparison.
+    pub(super) waiting: Option<Box<Waiting>>,
+    /// What a comparison has found with other columns here, while the client's messages are translated as
+    /// they come.
+    pub(super) outdated: Option<u64>,
     /// Settings that the connection has if the transaction under way commits.
     pub(super) replayed: Option<Arc<AppliedSettings>>,
     /// What the node is asked to confirm behind the read.
@@ -103,47 +106,6 @@ pub(super) enum Progress {
     Untouched,
     /// Something.
     Answered,
-}
-
-/// What the relay is to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Until {
-    /// Relay until every reply has come.
-    Answered,
-    /// Relay, and hand over what the client sends (COPY data, a batch without its Sync yet, or an
-    /// idle session that keeps its connection).
-    Input,
-}
-
-/// Why the relay paused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pause {
-    /// Every reply has come and has been written.
-    Answered,
-    /// The client has sent something.
-    Input,
-    /// An error came before any result; nothing has reached the client.
-    HeldError(SqlState, ErrorKind),
-}
-
-/// The relay cannot go on.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum LinkError {
-    /// The client has gone.
-    #[error("the client closed its connection")]
-    ClientGone,
-    /// The client's socket failed.
-    #[error("writing to the client")]
-    Client(#[source] io::Error),
-    /// The node closed the connection or its socket failed.
-    #[error("the server connection was lost")]
-    Server(#[source] Option<io::Error>),
-    /// The node refused a statement of pgweir's own, and runs nothing behind it.
-    #[error("the node refused the session's settings")]
-    OwnFailed,
-    /// The node broke the protocol.
-    #[error(transparent)]
-    Protocol(#[from] UnexpectedReply),
 }
 
 /// Whether a rollback has taken back the settings that were given to the connection.
@@ -189,6 +151,8 @@ impl Link {
             names: Names::Shared,
             prologue: Vec::new(),
             undone: Undone::No,
+            waiting: None,
+            outdated: None,
             replayed: None,
             audit: None,
             told: ReportedParameters::default(),
@@ -394,6 +358,9 @@ impl Link {
             match stop {
                 Stop::HeldError(sqlstate, kind) => {
                     return Ok((true, Some(Pause::HeldError(sqlstate, kind))));
+                }
+                Stop::Compared(comparison) => {
+                    return Ok((true, Some(Pause::Compared(comparison))));
                 }
                 Stop::Boundary => {
                     self.pass_boundary();

@@ -23,6 +23,8 @@ use crate::protocol::segment::SegmentEnd;
 enum Fed {
     /// More bytes are needed.
     Starved,
+    /// The next message waits for a comparison.
+    Waiting,
     /// The segment is complete.
     End(SegmentEnd),
 }
@@ -110,8 +112,13 @@ impl Session {
     /// Sends messages on until the segment ends.
     async fn stream(&mut self, link: &mut Link, plan: &mut Plan) -> Result<SegmentEnd, SessionEnd> {
         loop {
-            if let Fed::End(end) = self.feed(link, plan)? {
-                return Ok(end);
+            match self.feed(link, plan)? {
+                Fed::End(end) => return Ok(end),
+                Fed::Waiting => {
+                    self.compare(link).await?;
+                    continue;
+                }
+                Fed::Starved => {}
             }
             self.worker
                 .buffers
@@ -124,11 +131,24 @@ impl Session {
                 inbound: &mut self.inbound,
             };
             match link.relay(client, Until::Input).await {
-                Ok(Pause::Input | Pause::Answered) => {}
+                Ok(Pause::Input | Pause::Answered | Pause::Compared(_)) => {}
                 Ok(Pause::HeldError(..)) => link.scanner.hold = Hold::Released,
                 Err(error) => return Err(self.lost(link, &error)),
             }
         }
+    }
+
+    /// Waits until the statement of the next message has been compared.
+    async fn compare(&mut self, link: &mut Link) -> Result<(), SessionEnd> {
+        while link.waiting.is_some() {
+            match self.relay(link).await {
+                Ok(Pause::Input) => self.feed_copy(link)?,
+                Ok(Pause::Answered | Pause::Compared(_)) => {}
+                Ok(Pause::HeldError(..)) => link.scanner.hold = Hold::Released,
+                Err(error) => return Err(self.lost(link, &error)),
+            }
+        }
+        Ok(())
     }
 
     /// Sends on what the client has sent, one message or part of one at a time.
@@ -156,7 +176,9 @@ impl Session {
                     }
                 }
                 _ if whole => {
-                    self.feed_whole(link, plan, header.total())?;
+                    if !self.feed_whole(link, plan, header.total())? {
+                        return Ok(Fed::Waiting);
+                    }
                     if let Some(end) = end_of(header.tag) {
                         return Ok(Fed::End(end));
                     }
@@ -166,7 +188,11 @@ impl Session {
                     return Ok(Fed::Starved);
                 }
                 tag::QUERY | tag::FUNCTION_CALL => self.pass_raw(link, header),
-                tag::BIND => self.pass_bind(link, plan, header)?,
+                tag::BIND => {
+                    if !self.pass_bind(link, plan, header)? {
+                        return Ok(Fed::Waiting);
+                    }
+                }
                 _ => {
                     return Err(ProxyError::LimitExceeded {
                         limit: Limit::Message,
@@ -183,18 +209,24 @@ impl Session {
         }
     }
 
+    /// Translates a whole message; `false` if it is to be translated again behind a comparison.
     fn feed_whole(
         &mut self,
         link: &mut Link,
         plan: &mut Plan,
         length: usize,
-    ) -> Result<(), SessionEnd> {
+    ) -> Result<bool, SessionEnd> {
+        let counts = plan.counts();
         let bytes = self.inbound.filled().get(..length).unwrap_or_default();
         plan.extend(bytes, &self.state, &mut SessionTexts { session: self })?;
         self.mark_keys(link, plan)?;
         self.translate(link, plan, length)?;
+        if link.waiting.is_some() {
+            plan.cut(counts);
+            return Ok(false);
+        }
         self.inbound.consume(length);
-        Ok(())
+        Ok(true)
     }
 
     /// Passes on bytes of the current message; `true` when none of it is left.
@@ -216,13 +248,14 @@ impl Session {
         link.ends_with = end_of(header.tag);
     }
 
-    /// Sends the names of a long Bind, and passes its parameters.
+    /// Sends the names of a long Bind, and passes its parameters; `false` if it is to be translated again
+    /// behind a comparison.
     fn pass_bind(
         &mut self,
         link: &mut Link,
         plan: &mut Plan,
         header: FrameHeader,
-    ) -> Result<(), SessionEnd> {
+    ) -> Result<bool, SessionEnd> {
         let body = self
             .inbound
             .filled()
@@ -242,14 +275,19 @@ impl Session {
         };
         let mut short = Vec::new();
         crate::protocol::frontend::write_bind(&mut short, bind, statement);
+        let counts = plan.counts();
         plan.extend(&short, &self.state, &mut SessionTexts { session: self })?;
         let rest = header.body().saturating_sub(head);
         let at = link.to_server.writer().len();
         self.translate_bytes(link, plan, &short)?;
+        if link.waiting.is_some() {
+            plan.cut(counts);
+            return Ok(false);
+        }
         link.to_server.lengthen_last_message(at, rest);
         link.passing = rest;
         self.inbound.consume(HEADER_BYTES + head);
-        Ok(())
+        Ok(true)
     }
 }
 

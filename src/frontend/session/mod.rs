@@ -14,6 +14,7 @@ mod attempt;
 mod audit;
 mod causality;
 mod choose;
+mod comparison;
 mod copy;
 #[cfg(fuzzing)]
 #[doc(hidden)]
@@ -27,6 +28,7 @@ mod names;
 mod outgoing;
 mod own;
 mod parked;
+mod pause;
 mod plan;
 mod prologue;
 mod put_off;
@@ -430,7 +432,7 @@ impl Session {
             .buffers
             .take_back(BufferSize::Server, link.server_buffer());
         match paused {
-            Ok(Pause::Input | Pause::Answered | Pause::HeldError(..)) => {
+            Ok(Pause::Input | Pause::Answered | Pause::HeldError(..) | Pause::Compared(_)) => {
                 self.link = Some(link);
                 Ok(())
             }
@@ -443,6 +445,7 @@ impl Session {
         let _ = self.registration.clear_target();
         match error {
             LinkError::ClientGone | LinkError::Client(_) => self.left_alone(link),
+            LinkError::Refused(error) => SessionEnd::Fatal(error.clone()),
             LinkError::Server(_) | LinkError::Protocol(_) | LinkError::OwnFailed => {
                 tracing::warn!(
                     node = %self.node_name(link.route.node),

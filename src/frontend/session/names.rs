@@ -5,13 +5,18 @@
 //! names, so before such a text the session's statements are prepared under them on the primary
 //! connection that runs it, and pgweir's are closed there. From then on names pass unchanged, until
 //! nothing prepared by SQL is left and the session leaves the connection.
+//!
+//! A statement whose result type has changed since the client prepared it is compared as anywhere
+//! ([`super::comparison`]); a statement that fails with the server's error for that takes its place.
+
+use std::sync::Arc;
 
 use super::inspect::Asked;
 use super::link::{Link, Pause};
 use super::plan::Plan;
 use super::prologue::Unprepared;
 use super::settle::Batch;
-use super::{Session, SessionEnd, own};
+use super::{Session, SessionEnd, now, own};
 use crate::core::residue::SettingNames;
 use crate::core::snapshot::NodeRole;
 use crate::core::statement::{PinReason, SessionEffect};
@@ -21,7 +26,7 @@ use crate::protocol::backend::TransactionStatus;
 use crate::protocol::frontend::{SYNC, tag, write_named_statement, write_parse, write_query};
 use crate::protocol::message::{Malformed, Reader};
 use crate::protocol::outstanding::{Disposition, Expected};
-use crate::protocol::replies::Hold;
+use crate::protocol::replies::{Hold, OUTDATED_STAND_IN};
 
 /// Under which names a connection knows the session's statements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,19 +62,31 @@ impl Session {
         link.replies.push(Expected::Query(Disposition::Discard));
         let in_block = link.scanner.status == TransactionStatus::InTransaction;
         let registry = &self.cluster.shared.statements;
+        let at = now();
         for (name, statement) in self.state.statements.iter() {
             if own::statement_of(&statement.text).is_some() {
                 continue;
             }
+            let is_current = registry.is_current(statement, &self.state.settings, at);
             // A statement that cannot be parsed any more must not end the block.
-            let may_fail = in_block && !registry.is_current(statement, &self.state.settings);
+            let may_fail = in_block && !is_current;
             if may_fail {
                 write_query(out, b"SAVEPOINT pgweir");
                 link.replies.push(Expected::Query(Disposition::Discard));
             }
-            write_parse(out, name, &statement.sql, &statement.types);
+            let described = statement.described();
+            match described.filter(|_| !is_current && statement.may_change_columns()) {
+                Some(described) => {
+                    write_parse(out, name, &statement.sql, statement.found_types());
+                    write_named_statement(out, tag::DESCRIBE, name);
+                    link.replies.push(Expected::Checked(Arc::clone(described)));
+                }
+                None => {
+                    write_parse(out, name, &statement.sql, &statement.types);
+                    link.replies.push(Expected::Query(Disposition::Discard));
+                }
+            }
             out.extend_from_slice(&SYNC);
-            link.replies.push(Expected::Query(Disposition::Discard));
             if may_fail {
                 write_query(
                     out,
@@ -81,9 +98,37 @@ impl Session {
         }
         link.names = Names::Client;
         self.suspect(PinReason::SqlPrepare, &SettingNames::default());
+        self.run_unseen(link).await?;
+        self.replace_outdated(link).await
+    }
+
+    /// Puts a statement that fails in the place of each whose result type has changed.
+    async fn replace_outdated(&mut self, link: &mut Link) -> Result<(), Unprepared> {
+        let outdated = std::mem::take(&mut link.scanner.outdated);
+        if outdated.is_empty() {
+            return Ok(());
+        }
+        let out = link.to_server.writer();
+        for (name, statement) in self.state.statements.iter() {
+            let Some(described) = statement.described() else {
+                continue;
+            };
+            if outdated.iter().any(|one| Arc::ptr_eq(one, described)) {
+                write_named_statement(out, tag::CLOSE, name);
+                write_parse(out, name, OUTDATED_STAND_IN, statement.found_types());
+                out.extend_from_slice(&SYNC);
+                link.replies.push(Expected::Query(Disposition::Discard));
+            }
+        }
+        self.run_unseen(link).await
+    }
+
+    async fn run_unseen(&mut self, link: &mut Link) -> Result<(), Unprepared> {
         match self.relay(link).await {
             Ok(Pause::Answered) => Ok(()),
-            Ok(Pause::Input | Pause::HeldError(..)) | Err(_) => Err(Unprepared),
+            Ok(Pause::Input | Pause::HeldError(..) | Pause::Compared(_)) | Err(_) => {
+                Err(Unprepared)
+            }
         }
     }
 

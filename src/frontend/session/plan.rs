@@ -164,6 +164,17 @@ impl Plan {
         Ok(())
     }
 
+    /// How many texts it names and runs.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.texts.len(), self.executed.len())
+    }
+
+    /// Forgets what was looked through since it had so many.
+    pub(super) fn cut(&mut self, (texts, executed): (usize, usize)) {
+        self.texts.truncate(texts);
+        self.executed.truncate(executed);
+    }
+
     /// Where the segment may run in `mode`, in a block that no node has seen yet.
     pub(super) fn target(&self, mode: Consistency, begun: Begun) -> Target {
         match self.needs {

@@ -10,7 +10,7 @@ use super::link::{ClientSide, Link, LinkError, Pause, Until};
 use super::names::Names;
 use super::plan::{Needs, Plan, Settings};
 use super::settle::Batch;
-use super::translate::{Destination, NodeStatements, Translation};
+use super::translate::{Destination, Translation, Unsure};
 use super::{Next, Session, SessionEnd, SessionTexts, Skipping, now, own};
 use crate::core::router::RouteReason;
 use crate::core::segment::may_join_replica_block;
@@ -20,8 +20,8 @@ use crate::frontend::buffers::BufferSize;
 use crate::frontend::error::{ProxyError, Severity};
 use crate::protocol::backend::TransactionStatus;
 use crate::protocol::frame::{FrameHeader, HEADER_BYTES};
-use crate::protocol::frontend::{SYNC, tag};
-use crate::protocol::outstanding::{Disposition, Expected, OutstandingReplies, Own};
+use crate::protocol::frontend::tag;
+use crate::protocol::outstanding::{OutstandingReplies, Own};
 use crate::protocol::replies::{Boundaries, Hold};
 use crate::protocol::segment::SegmentEnd;
 
@@ -240,6 +240,11 @@ impl Session {
             registry: &self.cluster.shared.statements,
             own,
             parses: plan.parses.iter(),
+            executed: &plan.executed,
+            changed: None,
+            outdated: None,
+            learned: None,
+            unsure: Unsure::default(),
         };
         let bytes = self
             .inbound
@@ -308,7 +313,9 @@ impl Session {
         loop {
             match self.relay(&mut link).await {
                 Ok(Pause::Answered) => break,
-                Ok(Pause::HeldError(..)) => link.scanner.hold = Hold::Released,
+                Ok(Pause::HeldError(..) | Pause::Compared(_)) => {
+                    link.scanner.hold = Hold::Released;
+                }
                 Ok(Pause::Input) => self.feed_copy(&mut link)?,
                 Err(error) => return Err(self.lost(&link, &error)),
             }
@@ -316,8 +323,21 @@ impl Session {
         self.settle(link, plan, extent).await
     }
 
-    /// Lends buffers and relays.
+    /// Relays until there is something to decide, and sends on what has waited for a comparison.
     pub(super) async fn relay(&mut self, link: &mut Link) -> Result<Pause, LinkError> {
+        loop {
+            let paused = self.relay_once(link).await?;
+            if link.waiting.is_none() {
+                return Ok(paused);
+            }
+            if let Some(paused) = self.go_on(link, paused)? {
+                return Ok(paused);
+            }
+        }
+    }
+
+    /// Lends buffers and relays.
+    async fn relay_once(&mut self, link: &mut Link) -> Result<Pause, LinkError> {
         self.worker
             .buffers
             .lend(BufferSize::Client, &mut self.inbound);
@@ -357,18 +377,7 @@ impl Session {
         self.translate(link, plan, extent.length)?;
         // The key may have been set among the messages.
         self.mark_keys(link, plan)?;
-        match (extent.end, link.batch) {
-            (SegmentEnd::Flush, Batch::ClosedEarly) => {
-                link.to_server.writer().extend_from_slice(&SYNC);
-                link.replies.push(Expected::Query(Disposition::Discard));
-            }
-            (SegmentEnd::Flush, Batch::Open | Batch::Closed) => {
-                // A batch that ends without Flush (a Query follows) still has to be answered.
-                let flush = [tag::FLUSH, 0, 0, 0, 4];
-                link.to_server.writer().extend_from_slice(&flush);
-            }
-            _ => {}
-        }
+        link.end_segment(extent.end);
         Ok(())
     }
 
@@ -384,38 +393,6 @@ impl Session {
         let translated = self.translate_bytes(link, plan, bytes);
         self.inbound = inbound;
         translated
-    }
-
-    /// Translates whole messages.
-    pub(super) fn translate_bytes(
-        &mut self,
-        link: &mut Link,
-        plan: &Plan,
-        bytes: &[u8],
-    ) -> Result<(), ProxyError> {
-        let own = own::Context {
-            status: link.scanner.status,
-            default: self.policies.consistency.default,
-            block: own::Block::of(Some(link)),
-        };
-        let mut translation = Translation {
-            state: &mut self.state,
-            pending: &mut self.pending,
-            registry: &self.cluster.shared.statements,
-            own,
-            parses: plan.parses.iter(),
-        };
-        let connection = &mut *link.lease;
-        let mut to = Destination {
-            out: link.to_server.writer(),
-            replies: &mut link.replies,
-            node: Some(NodeStatements {
-                prepared: &mut connection.prepared,
-                unnamed: &mut connection.unnamed_owner,
-                names: link.names,
-            }),
-        };
-        translation.messages(bytes, &mut to)
     }
 
     /// Remembers that the segment's text must run on the primary.

@@ -54,7 +54,7 @@ pub(super) struct OpenBlock {
     /// Whether a DISCARD ALL has succeeded that its transaction may still take back in part.
     discarded: Discarded,
     /// What it may have changed in the catalog.
-    catalog: CatalogEffect,
+    pub(super) catalog: CatalogEffect,
     /// The catalog when it was begun on a replica. Its statements are judged by it: DDL on the primary
     /// must not end a block that reads.
     pub(super) begun_under: Option<Arc<Catalog>>,

@@ -2,25 +2,30 @@
 //!
 //! Messages are copied unchanged, but for the names of prepared statements. What the connection
 //! lacks (a statement prepared elsewhere) is sent before the message that needs it, in the same
-//! write, and its reply is discarded.
+//! write, and its reply is discarded. If it may have got other columns since the client prepared it,
+//! the translation stops there until that is known.
+
+mod destination;
 
 use std::sync::Arc;
 
-use crate::backend::state::PreparedNames;
+use crate::core::statement::{CatalogEffect, Classification};
 use crate::frontend::classification::CachedText;
 use crate::frontend::error::{Limit, ProxyError};
 use crate::frontend::session::named::Change;
-use crate::frontend::session::names::Names;
-use crate::frontend::session::own;
 use crate::frontend::session::state::SessionState;
-use crate::frontend::statements::{Prepared, SERVER_NAME_PREFIX, StatementRegistry, server_name};
-use crate::protocol::backend::TransactionStatus;
+use crate::frontend::session::{now, own};
+use crate::frontend::statements::{Prepared, StatementRegistry};
+use crate::protocol::backend::{TransactionStatus, tag as reply};
+use crate::protocol::description::Described;
 use crate::protocol::frame::{FrameHeader, HEADER_BYTES};
 use crate::protocol::frontend::{
-    Bind, Named, Parse, tag, write_bind, write_named_statement, write_parse,
+    Bind, FLUSH, Named, Parse, tag, write_bind, write_named_statement, write_parse,
 };
-use crate::protocol::message::Reader;
-use crate::protocol::outstanding::{Disposition, Expected, OutstandingReplies};
+use crate::protocol::message::{Reader, write_message};
+use crate::protocol::outstanding::{Disposition, Expected};
+
+pub(super) use destination::{Destination, NodeStatements};
 
 /// What a translation needs of the session.
 #[derive(Debug)]
@@ -35,28 +40,61 @@ pub(super) struct Translation<'a> {
     pub(super) own: own::Context,
     /// The texts of the Parse messages, in order.
     pub(super) parses: std::slice::Iter<'a, Arc<CachedText>>,
+    /// The texts that the segment runs.
+    pub(super) executed: &'a [Arc<Classification>],
+    /// What the block that the session is in may have changed in the catalog.
+    pub(super) changed: Option<&'a CatalogEffect>,
+    /// The statement that was found with other columns on this connection.
+    pub(super) outdated: Option<u64>,
+    /// The client's Describe of the statement whose Parse stands before it.
+    pub(super) learned: Option<Described>,
+    /// Statements that the node may have skipped.
+    pub(super) unsure: Unsure,
 }
 
-/// Where translated messages go.
-#[derive(Debug)]
-pub(super) struct Destination<'a> {
-    /// Bytes for the node.
-    pub(super) out: &'a mut Vec<u8>,
-    /// The replies that will come.
-    pub(super) replies: &'a mut OutstandingReplies,
-    /// The connection's statements; `None` where no node is involved.
-    pub(super) node: Option<NodeStatements<'a>>,
+/// Statements of pgweir's own that stand behind others in their segment, whose errors they would be
+/// skipped with.
+#[derive(Debug, Default)]
+pub(super) struct Unsure {
+    /// Each with the segment it was sent in.
+    sent: Vec<(u64, usize)>,
+    /// Segments that have been translated.
+    segments: usize,
 }
 
-/// What is prepared on a connection.
+impl Unsure {
+    /// Whether a segment in front of this one may have failed before it came to the statement.
+    fn may_be_missing(&self, id: u64) -> bool {
+        let mut sent = self.sent.iter();
+        sent.any(|(other, segment)| *other == id && *segment < self.segments)
+    }
+}
+
+/// How far a translation came.
 #[derive(Debug)]
-pub(super) struct NodeStatements<'a> {
-    /// Named statements.
-    pub(super) prepared: &'a mut PreparedNames,
-    /// Under which names the session's statements are known.
-    pub(super) names: Names,
-    /// Whose the unnamed statement is: the number of the statement that was parsed last.
-    pub(super) unnamed: &'a mut Option<u64>,
+pub(super) enum Translated {
+    /// To the end.
+    Whole,
+    /// Up to this offset: this statement has been sent to be compared, and what stands behind depends on
+    /// the outcome.
+    UpTo(usize, Arc<Prepared>),
+}
+
+/// What became of one message.
+enum Step {
+    Done,
+    /// This statement must be compared first.
+    Compare(Arc<Prepared>),
+}
+
+/// Whether a connection has a statement.
+enum Provided {
+    /// It has, or gets it in the same write.
+    Yes,
+    /// It will be known when this statement has been compared.
+    Compare(Arc<Prepared>),
+    /// It cannot: the server would refuse it.
+    Outdated,
 }
 
 /// A statement, and the client's name for it unless it is the unnamed one.
@@ -71,26 +109,29 @@ impl Translation<'_> {
         &mut self,
         bytes: &[u8],
         to: &mut Destination<'_>,
-    ) -> Result<(), ProxyError> {
+    ) -> Result<Translated, ProxyError> {
         let mut rest = bytes;
         while let Ok(Some(header)) = FrameHeader::parse(rest, u32::MAX) {
             let Some((message, after)) = rest.split_at_checked(header.total()) else {
                 break;
             };
+            if let Step::Compare(statement) = self.message(header.tag, message, after, to)? {
+                return Ok(Translated::UpTo(bytes.len() - rest.len(), statement));
+            }
             rest = after;
-            self.message(header.tag, message, to)?;
         }
-        Ok(())
+        Ok(Translated::Whole)
     }
 
     fn message(
         &mut self,
         kind: u8,
         message: &[u8],
+        behind: &[u8],
         to: &mut Destination<'_>,
-    ) -> Result<(), ProxyError> {
+    ) -> Result<Step, ProxyError> {
         if to.replies.is_skipping() && kind != tag::SYNC {
-            return Ok(());
+            return Ok(Step::Done);
         }
         let body = message.get(HEADER_BYTES..).unwrap_or_default();
         match kind {
@@ -100,25 +141,28 @@ impl Translation<'_> {
                 to.copy(message, Expected::Query(Disposition::Forward));
             }
             tag::FUNCTION_CALL => to.copy(message, Expected::Query(Disposition::Forward)),
-            tag::PARSE => self.parse(Parse::read(body)?, message, to)?,
-            tag::BIND => self.bind(Bind::read(body)?, message, to),
-            tag::DESCRIBE => self.describe(Named::read(body)?, message, to)?,
+            tag::PARSE => self.parse((Parse::read(body)?, message), behind, to)?,
+            tag::BIND => return Ok(self.bind(Bind::read(body)?, message, to)),
+            tag::DESCRIBE => return self.describe(Named::read(body)?, message, to),
             tag::EXECUTE => self.execute(Reader::new(body).string()?, message, to)?,
             tag::CLOSE => self.close(Named::read(body)?, message, to),
             tag::SYNC if to.node.is_none() => to.answer(own::ready(self.own.status)),
-            tag::SYNC => to.copy(message, Expected::Synced),
+            tag::SYNC => {
+                self.unsure.segments += 1;
+                to.copy(message, Expected::Synced);
+            }
             tag::FLUSH | tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL if to.node.is_some() => {
                 to.out.extend_from_slice(message);
             }
             _ => {}
         }
-        Ok(())
+        Ok(Step::Done)
     }
 
     fn parse(
         &mut self,
-        parse: Parse<'_>,
-        message: &[u8],
+        (parse, message): (Parse<'_>, &[u8]),
+        behind: &[u8],
         to: &mut Destination<'_>,
     ) -> Result<(), ProxyError> {
         let text = self.parses.next().ok_or(ProxyError::Internal)?;
@@ -154,22 +198,19 @@ impl Translation<'_> {
             }
             if !to.has_client_names() {
                 // The node refuses the second Parse of a name (42P05), as it would without pgweir.
-                to.prepare(
-                    &existing,
-                    Expected::Parsed(Disposition::Discard, Some(existing.id)),
-                );
+                let parsed = Expected::Parsed(Disposition::Discard, Some(existing.id));
+                to.prepare(&existing, &existing.types, parsed);
                 write_parse(to.out, existing.server_name(), parse.sql, parse.types);
                 to.replies.push(Expected::Refused(name));
                 return Ok(());
             }
         }
         let settings = &self.state.settings;
-        let statement = if self.own.status == TransactionStatus::Failed {
-            // Whether the node takes it depends on the text: it must not be answered for another one.
-            let unshared = self
-                .registry
-                .unshared(parse.sql, parse.types, settings, text);
-            Arc::new(unshared)
+        let statement = if self.own.status == TransactionStatus::Failed || self.may_change() {
+            // Whether the node takes it depends on the text, or on tables that others do not see: it must
+            // not be answered for another one.
+            let apart = self.registry.apart(parse.sql, parse.types, settings, text);
+            Arc::new(apart)
         } else {
             self.registry.intern(parse.sql, parse.types, settings, text)
         };
@@ -179,42 +220,115 @@ impl Translation<'_> {
         let parsed = Expected::Parsed(Disposition::Forward, Some(statement.id));
         if to.has_client_names() && !is_own {
             to.copy(message, parsed);
-        } else if is_own || !to.prepare(&statement, parsed) {
+        } else if is_own || !to.prepare(&statement, &statement.types, parsed) {
             to.replies.push(Expected::AlreadyParsed);
+        } else {
+            self.learn(&statement, (parse.name, behind), to);
         }
         Ok(())
     }
 
-    fn bind(&mut self, bind: Bind<'_>, message: &[u8], to: &mut Destination<'_>) {
+    /// Has the statement described that is parsed, if nobody has: by the client's own message where one
+    /// comes next.
+    fn learn(
+        &mut self,
+        statement: &Prepared,
+        (name, behind): (&[u8], &[u8]),
+        to: &mut Destination<'_>,
+    ) {
+        let unknown = |known: &&Described| known.get().is_none();
+        let Some(described) = statement.described().filter(unknown) else {
+            return;
+        };
+        if describes(behind, name) {
+            self.learned = Some(Arc::clone(described));
+        } else if to.node.is_some() {
+            write_named_statement(to.out, tag::DESCRIBE, statement.server_name());
+            let described = Arc::clone(described);
+            to.replies
+                .push(Expected::Learned(Disposition::Discard, described));
+        }
+    }
+
+    /// Whether what is prepared now may depend on DDL whose outcome is open.
+    fn may_change(&self) -> bool {
+        let changes = |effect: &CatalogEffect| *effect != CatalogEffect::None;
+        self.changed.is_some_and(changes) || self.executed.iter().any(|text| changes(&text.catalog))
+    }
+
+    /// Makes sure that the node has the statement, with the columns that the client knows.
+    fn provide(&mut self, statement: &Arc<Prepared>, to: &mut Destination<'_>) -> Provided {
+        if !to.lacks(statement.id) {
+            if self.unsure.may_be_missing(statement.id) {
+                to.prepare_anew(statement);
+            }
+            return Provided::Yes;
+        }
+        if self.outdated == Some(statement.id) {
+            return Provided::Outdated;
+        }
+        let parsed = Expected::Parsed(Disposition::Discard, Some(statement.id));
+        let is_current = !self.may_change() && {
+            let settings = &self.state.settings;
+            self.registry.is_current(statement, settings, now())
+        };
+        let types = if is_current {
+            &statement.types
+        } else {
+            statement.found_types()
+        };
+        if to.replies.is_mid_segment() {
+            self.unsure.sent.push((statement.id, self.unsure.segments));
+        }
+        to.prepare(statement, types, parsed);
+        let Some(described) = statement.described() else {
+            return Provided::Yes;
+        };
+        if is_current || !statement.may_change_columns() {
+            return Provided::Yes;
+        }
+        write_named_statement(to.out, tag::DESCRIBE, statement.server_name());
+        to.replies.push(Expected::Compared(Arc::clone(described)));
+        to.out.extend_from_slice(&FLUSH);
+        Provided::Compare(Arc::clone(statement))
+    }
+
+    fn bind(&mut self, bind: Bind<'_>, message: &[u8], to: &mut Destination<'_>) -> Step {
         if self.is_theirs(bind.statement, to) {
             self.state.forget_proxy_portal(bind.portal);
             to.copy(message, Expected::Bound(None));
-            return;
+            return Step::Done;
         }
         let Some((name, statement)) = self.statement(bind.statement) else {
             self.state.forget_proxy_portal(bind.portal);
             to.unknown_statement(bind, message);
-            return;
+            return Step::Done;
         };
         if is_own(&statement) {
             self.state
                 .proxy_portals
                 .insert(bind.portal.into(), statement);
             to.answer(own::BIND_COMPLETE.into());
-            return;
+            return Step::Done;
         }
         self.state.forget_proxy_portal(bind.portal);
         if bind.statement.is_empty() {
             to.prepare_unnamed(&statement);
             to.copy(message, Expected::Bound(None));
-        } else {
-            to.prepare(
-                &statement,
-                Expected::Parsed(Disposition::Discard, Some(statement.id)),
-            );
-            write_bind(to.out, bind, statement.server_name());
-            to.replies.push(Expected::Bound(name));
+            return Step::Done;
         }
+        match self.provide(&statement, to) {
+            Provided::Yes => {
+                write_bind(to.out, bind, statement.server_name());
+                to.replies.push(Expected::Bound(name));
+            }
+            Provided::Compare(statement) => return Step::Compare(statement),
+            Provided::Outdated => {
+                write_bind(to.out, bind, MISSING_NAME);
+                to.replies.push(Expected::Outdated);
+            }
+        }
+        Step::Done
     }
 
     fn describe(
@@ -222,7 +336,7 @@ impl Translation<'_> {
         named: Named<'_>,
         message: &[u8],
         to: &mut Destination<'_>,
-    ) -> Result<(), ProxyError> {
+    ) -> Result<Step, ProxyError> {
         match named {
             Named::Portal(name) => {
                 if let Some(statement) = self.state.proxy_portals.get(name) {
@@ -240,7 +354,7 @@ impl Translation<'_> {
             Named::Statement(name) => {
                 let Some((_, statement)) = self.statement(name) else {
                     to.unknown_name(tag::DESCRIBE, name, Expected::Described);
-                    return Ok(());
+                    return Ok(Step::Done);
                 };
                 if is_own(&statement) {
                     to.answer(own::Context::describe_statement(&statement.text)?);
@@ -248,14 +362,35 @@ impl Translation<'_> {
                     to.prepare_unnamed(&statement);
                     to.copy(message, Expected::Described);
                 } else {
-                    let parsed = Expected::Parsed(Disposition::Discard, Some(statement.id));
-                    to.prepare(&statement, parsed);
-                    write_named_statement(to.out, tag::DESCRIBE, statement.server_name());
-                    to.replies.push(Expected::Described);
+                    return Ok(self.describe_named(&statement, to));
                 }
             }
         }
-        Ok(())
+        Ok(Step::Done)
+    }
+
+    fn describe_named(&mut self, statement: &Arc<Prepared>, to: &mut Destination<'_>) -> Step {
+        match self.provide(statement, to) {
+            Provided::Yes => {
+                write_named_statement(to.out, tag::DESCRIBE, statement.server_name());
+                to.replies.push(match self.learned.take() {
+                    Some(described) => Expected::Learned(Disposition::Forward, described),
+                    None => Expected::Described,
+                });
+            }
+            Provided::Compare(statement) => return Step::Compare(statement),
+            Provided::Outdated => {
+                // The parameters are described before the result (`exec_describe_statement_message`).
+                let mut parameters = Vec::new();
+                write_message(&mut parameters, reply::PARAMETER_DESCRIPTION, |body| {
+                    body.extend_from_slice(statement.found_types());
+                });
+                to.answer(parameters.into());
+                write_named_statement(to.out, tag::DESCRIBE, MISSING_NAME);
+                to.replies.push(Expected::Outdated);
+            }
+        }
+        Step::Done
     }
 
     fn execute(
@@ -327,96 +462,14 @@ fn is_own(statement: &Prepared) -> bool {
     own::statement_of(&statement.text).is_some()
 }
 
-impl Destination<'_> {
-    fn copy(&mut self, message: &[u8], expected: Expected) {
-        self.out.extend_from_slice(message);
-        self.replies.push(expected);
-    }
-
-    fn answer(&mut self, bytes: Box<[u8]>) {
-        self.replies.push(Expected::Synthesize(bytes));
-    }
-
-    fn has_client_names(&self) -> bool {
-        let node = self.node.as_ref();
-        node.is_some_and(|node| node.names == Names::Client)
-    }
-
-    fn forget_unnamed(&mut self) {
-        if let Some(node) = &mut self.node {
-            *node.unnamed = None;
-        }
-    }
-
-    /// Sends a Parse if the connection lacks the statement; `false` if it has it.
-    fn prepare(&mut self, statement: &Prepared, expected: Expected) -> bool {
-        let Some(node) = &mut self.node else {
-            return false;
-        };
-        if node.prepared.touch(statement.id) {
-            return false;
-        }
-        if let Some(evicted) = node.prepared.insert(statement.id) {
-            write_named_statement(self.out, tag::CLOSE, server_name(evicted).as_bytes());
-            self.replies.push(Expected::Closed(Disposition::Discard));
-        }
-        let name = statement.server_name();
-        write_parse(self.out, name, &statement.sql, &statement.types);
-        self.replies.push(expected);
-        true
-    }
-
-    /// Sends the unnamed statement again if another one has taken its place on the connection.
-    fn prepare_unnamed(&mut self, statement: &Prepared) {
-        let Some(node) = &mut self.node else { return };
-        if *node.unnamed != Some(statement.id) {
-            *node.unnamed = Some(statement.id);
-            write_parse(self.out, b"", &statement.sql, &statement.types);
-            self.replies
-                .push(Expected::Parsed(Disposition::Discard, None));
-        }
-    }
-
-    /// Lets the node say that there is no such statement.
-    fn unknown_statement(&mut self, bind: Bind<'_>, message: &[u8]) {
-        if bind.statement.starts_with(SERVER_NAME_PREFIX.as_bytes()) {
-            write_bind(self.out, bind, &hidden(bind.statement));
-            let name = Some(bind.statement.into());
-            self.replies.push(Expected::Bound(name));
-        } else {
-            if bind.statement.is_empty() {
-                self.drop_unnamed();
-            }
-            self.copy(message, Expected::Bound(None));
-        }
-    }
-
-    fn unknown_name(&mut self, message: u8, name: &[u8], expected: Expected) {
-        if name.is_empty() {
-            self.drop_unnamed();
-        }
-        write_named_statement(self.out, message, &hidden(name));
-        self.replies
-            .push(if name.starts_with(SERVER_NAME_PREFIX.as_bytes()) {
-                Expected::Refused(name.into())
-            } else {
-                expected
-            });
-    }
-
-    /// The client has no unnamed statement, so it must not meet another client's.
-    fn drop_unnamed(&mut self) {
-        self.forget_unnamed();
-        write_named_statement(self.out, tag::CLOSE, b"");
-        self.replies.push(Expected::Closed(Disposition::Discard));
-    }
+/// Whether the first message in `behind` describes the statement with this name.
+fn describes(behind: &[u8], name: &[u8]) -> bool {
+    let Ok(Some(header)) = FrameHeader::parse(behind, u32::MAX) else {
+        return false;
+    };
+    let body = behind.get(HEADER_BYTES..header.total()).unwrap_or_default();
+    header.tag == tag::DESCRIBE && Named::read(body) == Ok(Named::Statement(name))
 }
 
-/// A name that no statement of pgweir's has: a client cannot reach another's statement by guessing.
-fn hidden(name: &[u8]) -> Vec<u8> {
-    if name.starts_with(SERVER_NAME_PREFIX.as_bytes()) {
-        [b"_", name].concat()
-    } else {
-        name.to_vec()
-    }
-}
+/// A name that no statement has, of a client's or of pgweir's.
+const MISSING_NAME: &[u8] = b"_pgweir_";

@@ -122,6 +122,7 @@ impl Session {
                     self.state.unnamed = unnamed;
                     return self.begin_on_primary(begin, plan, extent).await;
                 }
+                Ok(Pause::Compared(_)) => {}
                 Ok(Pause::Input) => self.feed_copy(&mut link)?,
                 Err(LinkError::Server(_)) if link.is_untouched() && !has_failed => {
                     self.leave_target(&mut link);

@@ -1,6 +1,6 @@
 //! What an `ErrorResponse` does to the replies that are still owed.
 
-use super::{Outcome, ReplyScanner, Verdict};
+use super::{ErrorKind, Outcome, ReplyScanner, Verdict};
 use crate::protocol::backend::{ErrorView, tag};
 use crate::protocol::message::{Reader, write_message, write_string};
 use crate::protocol::outstanding::{Disposition, Expected, OutstandingReplies};
@@ -17,12 +17,15 @@ impl ReplyScanner {
             self.outcome.add(Outcome::FATAL);
         }
         match replies.head() {
-            Some(Expected::Query(Disposition::Discard) | Expected::Inspection) => {
+            Some(
+                Expected::Query(Disposition::Discard) | Expected::Inspection | Expected::Checked(_),
+            ) => {
                 self.outcome.add(Outcome::OWN_QUERY_FAILED);
                 Disposition::Discard
             }
             Some(Expected::Query(Disposition::Forward)) => {
                 self.outcome.add(Outcome::ERROR);
+                self.instead = view.and_then(|view| outdated_stand_in(view, body?));
                 Disposition::Forward
             }
             _ => {
@@ -32,6 +35,12 @@ impl ReplyScanner {
                     && view.is_some_and(names)
                 {
                     self.instead = body.and_then(|body| naming(body, name));
+                }
+                let missing = view.is_some_and(|view| view.sqlstate.0 == *b"26000");
+                if missing && replies.head() == Some(&Expected::Outdated) {
+                    self.instead = body.and_then(outdated);
+                } else if self.instead.is_none() {
+                    self.instead = view.and_then(|view| outdated_stand_in(view, body?));
                 }
                 if matches!(
                     replies.head(),
@@ -59,6 +68,10 @@ impl ReplyScanner {
                     | Expected::Bound(_)
                     | Expected::Refused(_)
                     | Expected::Described
+                    | Expected::Learned(..)
+                    | Expected::Compared(_)
+                    | Expected::Checked(_)
+                    | Expected::Outdated
                     | Expected::Executed
                     | Expected::Synced
                     | Expected::Query(_)
@@ -74,6 +87,67 @@ impl ReplyScanner {
             }
         }
     }
+}
+
+/// What the error says besides its SQLSTATE.
+pub(super) fn kind_of(error: &ErrorView<'_>) -> ErrorKind {
+    if error.is_fatal() {
+        ErrorKind::Fatal
+    } else if memchr::memmem::find(error.message, b"during recovery").is_some() {
+        ErrorKind::DuringRecovery
+    } else {
+        ErrorKind::Ordinary
+    }
+}
+
+/// What PostgreSQL says of a statement whose result type has changed (`RevalidateCachedQuery`,
+/// `src/backend/utils/cache/plancache.c`).
+const OUTDATED: [(u8, &[u8]); 4] = [
+    (b'C', b"0A000"),
+    (b'M', b"cached plan must not change result type"),
+    (b'F', b"plancache.c"),
+    (b'R', b"RevalidateCachedQuery"),
+];
+
+/// A statement that fails when it is planned, and not before: it stands under a client's name for one
+/// whose result type has changed.
+pub const OUTDATED_STAND_IN: &[u8] = b"SELECT 'pgweir: result type has changed'::text::int";
+
+/// What the error of [`OUTDATED_STAND_IN`] holds.
+const STAND_IN_MARK: &[u8] = b"pgweir: result type has changed";
+
+/// The error of a statement whose result type has changed, instead of that of its stand-in.
+fn outdated_stand_in(view: ErrorView<'_>, body: &[u8]) -> Option<Box<[u8]>> {
+    let is_stand_in =
+        view.sqlstate.0 == *b"22P02" && memchr::memmem::find(view.message, STAND_IN_MARK).is_some();
+    if is_stand_in { outdated(body) } else { None }
+}
+
+/// The whole error of a statement whose result type has changed, with the severity of `body`: the node
+/// says it in its language.
+fn outdated(body: &[u8]) -> Option<Box<[u8]>> {
+    let mut reader = Reader::new(body);
+    let mut out = Vec::new();
+    let mut whole = None;
+    write_message(&mut out, tag::ERROR, |out| {
+        while let Ok(field) = reader.byte() {
+            if field == 0 {
+                whole = Some(());
+                break;
+            }
+            let Ok(value) = reader.string() else { break };
+            if matches!(field, b'S' | b'V') {
+                out.push(field);
+                write_string(out, value);
+            }
+        }
+        for (field, value) in OUTDATED {
+            out.push(field);
+            write_string(out, value);
+        }
+        out.push(0);
+    });
+    whole.map(|()| out.into())
 }
 
 /// What the name of every statement that pgweir prepares on a node begins with.
@@ -145,6 +219,12 @@ mod tests {
             let found = with_name(message.as_bytes(), name.as_bytes());
             assert_eq!(found.as_deref(), expected.map(str::as_bytes), "{message}");
         }
+        let missing = b"SFEHLER\0VERROR\0C26000\0Mnein\0Fpostgres.c\0L1\0Rx\0\0";
+        assert_eq!(
+            &outdated(missing).unwrap()[5..],
+            b"SFEHLER\0VERROR\0C0A000\0Mcached plan must not change result type\0Fplancache.c\0RRevalidateCachedQuery\0\0"
+        );
+        assert_eq!(outdated(b"SFEHLER\0V"), None);
         let body = b"SERROR\0C42P05\0M\"pgweir_3\"\0Dpgweir_3\0\0";
         let renamed = naming(body, b"s").unwrap();
         assert_eq!(&renamed[5..], b"SERROR\0C42P05\0M\"s\"\0Dpgweir_3\0\0");

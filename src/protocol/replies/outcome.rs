@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::protocol::backend::{SqlState, TransactionStatus, tag};
+use crate::protocol::description::Comparison;
 use crate::protocol::message::write_message;
 
 /// What the replies to one segment amounted to.
@@ -91,6 +92,8 @@ pub enum Stop {
     CopyIn,
     /// With [`Boundaries::Kept`]: one of several segments has been answered.
     Boundary,
+    /// A statement has been compared with its first description.
+    Compared(Comparison),
     /// A `ReadyForQuery` for the client comes next, and [`reports`](super::ReplyScanner::reports) may hold what it is
     /// to be told before.
     Reported(TransactionStatus),

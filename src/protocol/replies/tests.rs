@@ -1,4 +1,6 @@
+use super::taken::CAPTURED_BYTES;
 use super::*;
+use crate::protocol::description::Comparison;
 use crate::protocol::message::write_message;
 
 fn message(tag: u8, body: &[u8]) -> Vec<u8> {
@@ -214,4 +216,82 @@ fn rows_without_a_body_are_not_kept_without_end() {
     assert!(client.is_empty());
     assert!(scanner.captured.len() * 5 <= CAPTURED_BYTES);
     assert!(scanner.outcome.has(Outcome::OWN_QUERY_FAILED));
+}
+
+fn columns(name: &str) -> Vec<u8> {
+    let mut body = vec![0, 1];
+    body.extend_from_slice(name.as_bytes());
+    body.extend_from_slice(&[0; 19]);
+    message(b'T', &body)
+}
+
+#[test]
+fn a_description_is_learned_once_and_compared_later_in_any_chunking() {
+    let parameters = message(b't', &[0, 0]);
+    let learned = [message(b'1', b""), parameters.clone(), columns("id")].concat();
+    let again = |name: &str| [message(b'1', b""), parameters.clone(), columns(name)].concat();
+    for chunk in [1, 2, 3, 7, 1000] {
+        let known = Described::default();
+        for (disposition, seen) in [
+            (Disposition::Discard, vec![]),
+            (
+                Disposition::Forward,
+                [parameters.clone(), columns("id")].concat(),
+            ),
+        ] {
+            let expected = vec![
+                Expected::Parsed(Disposition::Discard, Some(1)),
+                Expected::Learned(disposition, Described::clone(&known)),
+            ];
+            assert_eq!(relay(expected, &learned, chunk).0, seen, "{chunk}");
+        }
+        assert!(known.get().is_some());
+        for (name, same) in [("id", Comparison::Same), ("v", Comparison::Other)] {
+            let expected = || {
+                vec![
+                    Expected::Parsed(Disposition::Discard, Some(1)),
+                    Expected::Compared(Described::clone(&known)),
+                ]
+            };
+            let (client, scanner) = relay(expected(), &again(name), chunk);
+            assert_eq!((client, scanner.comparison), (vec![], None));
+            let mut replies = OutstandingReplies::default();
+            expected().into_iter().for_each(|one| replies.push(one));
+            let (mut at, bytes) = (0, again(name));
+            let stop = ReplyScanner::default().scan(&bytes, &mut at, &mut replies, &mut vec![]);
+            assert_eq!((stop, at), (Ok(Stop::Compared(same)), bytes.len()));
+            let checked = vec![Expected::Checked(Described::clone(&known))];
+            let answer = [again(name), message(b'Z', b"I")].concat();
+            let (client, scanner) = relay(checked, &answer, chunk);
+            let found = usize::from(same == Comparison::Other);
+            assert_eq!((client.len(), scanner.outdated.len()), (0, found));
+        }
+    }
+}
+
+#[test]
+fn a_statement_that_is_not_used_any_more_has_the_servers_error() {
+    let expected = || vec![Expected::Outdated, Expected::Executed, Expected::Synced];
+    let ready = message(b'Z', b"E");
+    let answer = [error("26000", "no such statement"), ready.clone()].concat();
+    let (client, scanner) = relay(expected(), &answer, 3);
+    let text = String::from_utf8_lossy(&client).into_owned();
+    assert!(text.contains("C0A000\0Mcached plan must not"), "{text}");
+    assert!(
+        !text.contains("26000") && client.ends_with(&ready),
+        "{text}"
+    );
+    assert!(scanner.outcome.has(Outcome::ERROR));
+    let other = [error("25P02", "the block has failed"), ready].concat();
+    assert_eq!(relay(expected(), &other, 3).0, other);
+    let stand_in = error("22P02", "\u{ab}pgweir: result type has changed\u{bb}");
+    for expected in [
+        vec![Expected::Query(Disposition::Forward)],
+        vec![Expected::Bound(None), Expected::Synced],
+    ] {
+        let answer = [stand_in.clone(), message(b'Z', b"I")].concat();
+        let (client, _) = relay(expected, &answer, 5);
+        let text = String::from_utf8_lossy(&client).into_owned();
+        assert!(text.contains("C0A000"), "{text}");
+    }
 }

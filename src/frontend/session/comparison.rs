@@ -1,0 +1,209 @@
+//! A segment whose rest waits until it is known whether a statement still returns what its client was
+//! told.
+//!
+//! A server refuses a statement whose result type has changed since it was prepared. Where pgweir has
+//! to prepare it again, on another connection, the server cannot know that. So the statement is
+//! described there first, and compared with what the server said of it when the client prepared it;
+//! only then the messages that use it are sent, or one that fails in their place
+//! ([`Expected::Outdated`]).
+
+use std::sync::Arc;
+
+use super::link::{Link, LinkError, Pause};
+use super::plan::Plan;
+use super::settle::Batch;
+use super::translate::{Destination, NodeStatements, Translated, Translation, Unsure};
+use super::{Session, now, own};
+use crate::core::snapshot::NodeRole;
+use crate::core::statement::Classification;
+use crate::frontend::classification::CachedText;
+use crate::frontend::error::ProxyError;
+use crate::frontend::statements::{Prepared, Sighting};
+use crate::protocol::backend::SqlState;
+use crate::protocol::description::Comparison;
+use crate::protocol::frontend::{FLUSH, SYNC, tag, write_named_statement};
+use crate::protocol::outstanding::{Disposition, Expected};
+use crate::protocol::replies::{ErrorKind, Hold};
+use crate::protocol::segment::SegmentEnd;
+
+/// How a replica that has other columns than its client was told is judged: like one that has not got
+/// the table yet (`ERRCODE_UNDEFINED_TABLE`, `src/backend/utils/errcodes.txt`).
+const OLDER_CATALOG: SqlState = SqlState(*b"42P01");
+
+/// The rest of a segment, and what it waits for.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    /// What has not been translated; nothing while the client's own bytes are translated as they come.
+    rest: Box<[u8]>,
+    /// What ends the segment, unless it is translated as it comes.
+    end: Option<SegmentEnd>,
+    /// The texts of the Parse messages in it.
+    parses: Vec<Arc<CachedText>>,
+    /// The texts that the segment runs.
+    executed: Vec<Arc<Classification>>,
+    /// The statement that is compared.
+    statement: Arc<Prepared>,
+    /// When it was sent.
+    seen: Sighting,
+    outcome: Option<Comparison>,
+    unsure: Unsure,
+}
+
+/// Messages to be translated.
+struct Part<'a> {
+    bytes: &'a [u8],
+    parses: &'a [Arc<CachedText>],
+    executed: &'a [Arc<Classification>],
+    /// What was found with other columns on this connection.
+    outdated: Option<u64>,
+    unsure: Unsure,
+}
+
+impl Session {
+    /// Translates whole messages. When one of them has to wait for a comparison, the rest is kept in
+    /// [`Link::waiting`], and [`Session::relay`] sends it; if the segment is not held whole, the message is
+    /// to be translated again.
+    pub(super) fn translate_bytes(
+        &mut self,
+        link: &mut Link,
+        plan: &Plan,
+        bytes: &[u8],
+    ) -> Result<(), ProxyError> {
+        let part = Part {
+            bytes,
+            parses: &plan.parses,
+            executed: &plan.executed,
+            outdated: link.outdated.take(),
+            unsure: Unsure::default(),
+        };
+        self.translate_part(link, part)
+    }
+
+    fn translate_part(&mut self, link: &mut Link, part: Part<'_>) -> Result<(), ProxyError> {
+        let own = own::Context {
+            status: link.scanner.status,
+            default: self.policies.consistency.default,
+            block: own::Block::of(Some(link)),
+        };
+        let registry = &self.cluster.shared.statements;
+        let mut translation = Translation {
+            state: &mut self.state,
+            pending: &mut self.pending,
+            registry,
+            own,
+            parses: part.parses.iter(),
+            executed: part.executed,
+            changed: self.block.as_deref().map(|block| &block.catalog),
+            outdated: part.outdated,
+            learned: None,
+            unsure: part.unsure,
+        };
+        let connection = &mut *link.lease;
+        let mut to = Destination {
+            out: link.to_server.writer(),
+            replies: &mut link.replies,
+            node: Some(NodeStatements {
+                prepared: &mut connection.prepared,
+                unnamed: &mut connection.unnamed_owner,
+                names: link.names,
+            }),
+        };
+        if let Translated::UpTo(at, statement) = translation.messages(part.bytes, &mut to)? {
+            let rest = part.bytes.get(at..).unwrap_or_default();
+            link.waiting = Some(Box::new(Waiting {
+                rest: rest.into(),
+                end: None,
+                parses: translation.parses.cloned().collect(),
+                executed: part.executed.to_vec(),
+                statement,
+                seen: registry.sighting(now()),
+                outcome: None,
+                unsure: translation.unsure,
+            }));
+        }
+        Ok(())
+    }
+
+    /// Sends what has waited, unless there is something to decide first.
+    pub(super) fn go_on(
+        &mut self,
+        link: &mut Link,
+        paused: Pause,
+    ) -> Result<Option<Pause>, LinkError> {
+        let Some(mut waiting) = link.waiting.take() else {
+            return Ok(Some(paused));
+        };
+        if let Pause::Compared(outcome) = paused {
+            if outcome == Comparison::Same && link.route.role == NodeRole::Primary {
+                // A replica may be behind.
+                waiting.statement.confirm(waiting.seen);
+            }
+            waiting.outcome = Some(outcome);
+            if outcome == Comparison::Other && link.scanner.hold == Hold::UntilResult {
+                link.waiting = Some(waiting);
+                return Ok(Some(Pause::HeldError(OLDER_CATALOG, ErrorKind::Ordinary)));
+            }
+        } else if matches!(paused, Pause::Input | Pause::HeldError(..)) {
+            link.waiting = Some(waiting);
+            return Ok(Some(paused));
+        }
+        let is_outdated = waiting.outcome == Some(Comparison::Other);
+        if is_outdated {
+            link.close_statement(&waiting.statement);
+        }
+        if link.scanner.hold == Hold::Discarding {
+            // Nobody wants the rest; the node waits for its Sync.
+            link.to_server.writer().extend_from_slice(&SYNC);
+            link.replies.push(Expected::Synced);
+            return Ok(None);
+        }
+        let outdated = is_outdated.then_some(waiting.statement.id);
+        let Some(end) = waiting.end else {
+            link.outdated = outdated;
+            return Ok(Some(Pause::Answered));
+        };
+        self.translate_part(
+            link,
+            Part {
+                bytes: &waiting.rest,
+                parses: &waiting.parses,
+                executed: &waiting.executed,
+                outdated,
+                unsure: waiting.unsure,
+            },
+        )?;
+        // The session's key may have been set among the messages; those of comments are marked already.
+        self.mark_keys(link, &Plan::default())?;
+        link.end_segment(end);
+        Ok(None)
+    }
+}
+
+impl Link {
+    /// Lets the node forget a statement.
+    fn close_statement(&mut self, statement: &Prepared) {
+        self.lease.prepared.remove(statement.id);
+        let out = self.to_server.writer();
+        write_named_statement(out, tag::CLOSE, statement.server_name());
+        self.replies.push(Expected::Closed(Disposition::Discard));
+    }
+
+    /// Everything of a segment has been translated, or it waits for a comparison.
+    pub(super) fn end_segment(&mut self, end: SegmentEnd) {
+        if let Some(waiting) = self.waiting.as_deref_mut() {
+            waiting.end = Some(end);
+            return;
+        }
+        match (end, self.batch) {
+            (SegmentEnd::Flush, Batch::ClosedEarly) => {
+                self.to_server.writer().extend_from_slice(&SYNC);
+                self.replies.push(Expected::Query(Disposition::Discard));
+            }
+            (SegmentEnd::Flush, Batch::Open | Batch::Closed) => {
+                // A batch that ends without Flush (a Query follows) still has to be answered.
+                self.to_server.writer().extend_from_slice(&FLUSH);
+            }
+            _ => {}
+        }
+    }
+}

@@ -68,6 +68,32 @@ pub enum Expected {
     AlreadyClosed,
 }
 
+impl Expected {
+    /// Whether all of it is pgweir's own, errors too.
+    pub const fn is_own_query(&self) -> bool {
+        matches!(
+            self,
+            Self::Query(Disposition::Discard) | Self::Inspection | Self::Checked(_)
+        )
+    }
+
+    /// Whether a description is read in it.
+    pub const fn reads_description(&self) -> bool {
+        matches!(
+            self,
+            Self::Learned(..) | Self::Compared(_) | Self::Checked(_)
+        )
+    }
+
+    /// Whether a `ReadyForQuery` may stand in it.
+    pub const fn has_ready(&self) -> bool {
+        matches!(
+            self,
+            Self::Synced | Self::Inspection | Self::AfterCopy | Self::Checked(_) | Self::Query(_)
+        )
+    }
+}
+
 /// What pgweir answers itself, taken from the head of the queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Own {

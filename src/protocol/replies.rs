@@ -307,34 +307,19 @@ impl ReplyScanner {
                 Ok(Disposition::Discard)
             }
             (tag::ERROR, _) => Ok(self.error(body, replies)),
-            (
-                tag::READY_FOR_QUERY,
-                Some(
-                    Expected::Synced
-                    | Expected::Inspection
-                    | Expected::AfterCopy
-                    | Expected::Checked(_)
-                    | Expected::Query(_),
-                ),
-            ) => self.ready(body, replies),
+            (tag::READY_FOR_QUERY, Some(head)) if head.has_ready() => self.ready(body, replies),
             (tag::CLOSE_COMPLETE, Some(Expected::AfterCopy)) => {
                 self.outcome.add(Outcome::CLIENT_SKIPS);
                 replies.pop();
                 Ok(Disposition::Discard)
             }
-            (
-                tag::PARAMETER_DESCRIPTION | tag::ROW_DESCRIPTION | tag::NO_DATA,
-                Some(Expected::Learned(..) | Expected::Compared(_) | Expected::Checked(_)),
-            ) => Ok(self.described(tag, body, replies)),
-            (
-                _,
-                Some(
-                    Expected::Query(Disposition::Discard)
-                    | Expected::Inspection
-                    | Expected::Checked(_),
-                ),
-            )
-            | (tag::PARSE_COMPLETE | tag::BIND_COMPLETE, Some(Expected::Aside)) => {
+            (tag::PARAMETER_DESCRIPTION | tag::ROW_DESCRIPTION | tag::NO_DATA, Some(head))
+                if head.reads_description() =>
+            {
+                Ok(self.described(tag, body, replies))
+            }
+            (_, Some(head)) if head.is_own_query() => Ok(Disposition::Discard),
+            (tag::PARSE_COMPLETE | tag::BIND_COMPLETE, Some(Expected::Aside)) => {
                 Ok(Disposition::Discard)
             }
             (tag::PARSE_COMPLETE, Some(Expected::Parsed(..)))

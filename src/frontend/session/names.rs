@@ -74,17 +74,14 @@ impl Session {
                 write_query(out, b"SAVEPOINT pgweir");
                 link.replies.push(Expected::Query(Disposition::Discard));
             }
-            let described = statement.described();
-            match described.filter(|_| !is_current && statement.may_change_columns()) {
-                Some(described) => {
-                    write_parse(out, name, &statement.sql, statement.found_types());
-                    write_named_statement(out, tag::DESCRIBE, name);
-                    link.replies.push(Expected::Checked(Arc::clone(described)));
-                }
-                None => {
-                    write_parse(out, name, &statement.sql, &statement.types);
-                    link.replies.push(Expected::Query(Disposition::Discard));
-                }
+            let compares = !is_current && statement.may_change_columns();
+            if let Some(described) = statement.described().filter(|_| compares) {
+                write_parse(out, name, &statement.sql, statement.found_types());
+                write_named_statement(out, tag::DESCRIBE, name);
+                link.replies.push(Expected::Checked(Arc::clone(described)));
+            } else {
+                write_parse(out, name, &statement.sql, &statement.types);
+                link.replies.push(Expected::Query(Disposition::Discard));
             }
             out.extend_from_slice(&SYNC);
             if may_fail {

@@ -37,7 +37,7 @@ pub(super) fn whole_body<'a>(
     );
     let most = if needed {
         WHOLE_MESSAGE_BYTES
-    } else if is_description(header.tag) && expected.is_some_and(reads_description) {
+    } else if is_description(header.tag) && expected.is_some_and(Expected::reads_description) {
         DESCRIPTION_BYTES
     } else {
         return Body::Unread;
@@ -51,11 +51,4 @@ pub(super) fn whole_body<'a>(
 
 const fn is_description(message: u8) -> bool {
     matches!(message, tag::PARAMETER_DESCRIPTION | tag::ROW_DESCRIPTION)
-}
-
-const fn reads_description(expected: &Expected) -> bool {
-    matches!(
-        expected,
-        Expected::Learned(..) | Expected::Compared(_) | Expected::Checked(_)
-    )
 }

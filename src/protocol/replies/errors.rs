@@ -25,23 +25,12 @@ impl ReplyScanner {
             }
             Some(Expected::Query(Disposition::Forward)) => {
                 self.outcome.add(Outcome::ERROR);
-                self.instead = view.and_then(|view| outdated_stand_in(view, body?));
+                self.instead = view.and_then(|view| instead(view, body?, replies.head()?));
                 Disposition::Forward
             }
             _ => {
                 self.outcome.add(Outcome::ERROR);
-                let names = |view: ErrorView<'_>| NAMING.contains(&view.sqlstate.0);
-                if let Some(Expected::Bound(Some(name)) | Expected::Refused(name)) = replies.head()
-                    && view.is_some_and(names)
-                {
-                    self.instead = body.and_then(|body| naming(body, name));
-                }
-                let missing = view.is_some_and(|view| view.sqlstate.0 == *b"26000");
-                if missing && replies.head() == Some(&Expected::Outdated) {
-                    self.instead = body.and_then(outdated);
-                } else if self.instead.is_none() {
-                    self.instead = view.and_then(|view| outdated_stand_in(view, body?));
-                }
+                self.instead = view.and_then(|view| instead(view, body?, replies.head()?));
                 if matches!(
                     replies.head(),
                     Some(Expected::Parsed(Disposition::Forward, None))
@@ -116,11 +105,18 @@ pub const OUTDATED_STAND_IN: &[u8] = b"SELECT 'pgweir: result type has changed':
 /// What the error of [`OUTDATED_STAND_IN`] holds.
 const STAND_IN_MARK: &[u8] = b"pgweir: result type has changed";
 
-/// The error of a statement whose result type has changed, instead of that of its stand-in.
-fn outdated_stand_in(view: ErrorView<'_>, body: &[u8]) -> Option<Box<[u8]>> {
-    let is_stand_in =
-        view.sqlstate.0 == *b"22P02" && memchr::memmem::find(view.message, STAND_IN_MARK).is_some();
-    if is_stand_in { outdated(body) } else { None }
+/// What the client gets instead of the error in reply to `head`.
+fn instead(view: ErrorView<'_>, body: &[u8], head: &Expected) -> Option<Box<[u8]>> {
+    match (&view.sqlstate.0, head) {
+        (b"26000", Expected::Outdated) => outdated(body),
+        (b"22P02", _) if memchr::memmem::find(view.message, STAND_IN_MARK).is_some() => {
+            outdated(body)
+        }
+        (code, Expected::Bound(Some(name)) | Expected::Refused(name)) if NAMING.contains(code) => {
+            naming(body, name)
+        }
+        _ => None,
+    }
 }
 
 /// The whole error of a statement whose result type has changed, with the severity of `body`: the node

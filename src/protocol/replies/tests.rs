@@ -256,7 +256,9 @@ fn a_description_is_learned_once_and_compared_later_in_any_chunking() {
             let (client, scanner) = relay(expected(), &again(name), chunk);
             assert_eq!((client, scanner.comparison), (vec![], None));
             let mut replies = OutstandingReplies::default();
-            expected().into_iter().for_each(|one| replies.push(one));
+            for one in expected() {
+                replies.push(one);
+            }
             let (mut at, bytes) = (0, again(name));
             let stop = ReplyScanner::default().scan(&bytes, &mut at, &mut replies, &mut vec![]);
             assert_eq!((stop, at), (Ok(Stop::Compared(same)), bytes.len()));

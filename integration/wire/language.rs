@@ -16,6 +16,7 @@
 //!
 //! | `direct SQL` | runs SQL on the primary, past the proxy, and waits until the replicas have it |
 //! | `elsewhere` | closes the proxy's server connections that hold no transaction, if its clients share them |
+//! | `sleeping` | waits until `pg_sleep` runs for anybody |
 //! | `later` | lets the time pass for which a prepared statement counts as unchanged |
 //!
 //! A step that begins with `2:` is for the second connection, `3:` for the third; a connection

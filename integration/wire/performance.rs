@@ -73,6 +73,10 @@ impl Stage {
                 watch.close_idle();
                 return Ok(());
             }
+            "sleeping" => {
+                watch.until_sleeping();
+                return Ok(());
+            }
             "later" => {
                 thread::sleep(STATEMENT_TRUST);
                 return Ok(());

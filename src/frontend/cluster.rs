@@ -114,6 +114,14 @@ impl ClusterMemory {
         place % one_in == 0
     }
 
+    /// Notes that DDL is under way until the guard is dropped.
+    pub fn changing(self: &Arc<Self>) -> Changing {
+        self.statements.begin_change();
+        Changing {
+            memory: Arc::clone(self),
+        }
+    }
+
     /// The default isolation of a role in a database with these startup parameters, if it is known.
     pub fn isolation(&self, key: &PoolKey) -> Option<DefaultIsolation> {
         let known = self.isolations.lock();
@@ -156,5 +164,17 @@ impl Drop for UnderWay {
         if let Some(load) = self.memory.loads.get(self.node.index()) {
             load.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+}
+
+/// DDL under way on a connection.
+#[derive(Debug)]
+pub struct Changing {
+    memory: Arc<ClusterMemory>,
+}
+
+impl Drop for Changing {
+    fn drop(&mut self) {
+        self.memory.statements.end_change();
     }
 }

@@ -11,6 +11,9 @@
 //! * The first Parse of a named statement is described, and [`Prepared`] keeps what the node said.
 //! * On a connection a statement has these columns or it is not there: where it is parsed again
 //!   although it is not [current](StatementRegistry::is_current), it is compared before it is used.
+//! * From the moment DDL is sent until it is known what became of it ([`StatementRegistry::begin_change`])
+//!   nothing is current, and nothing that is prepared shares a statement: other clients may see the
+//!   change before pgweir does.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -155,6 +158,8 @@ pub struct StatementRegistry {
     numbers: StatementNumbers,
     /// Grows when tables may have changed: what is prepared then is parsed anew.
     generation: AtomicU64,
+    /// How many connections run DDL whose outcome is open.
+    changing: AtomicU64,
     known: Mutex<Shared>,
 }
 
@@ -171,6 +176,7 @@ impl StatementRegistry {
         Self {
             generation: AtomicU64::new(numbers.next()),
             numbers,
+            changing: AtomicU64::new(0),
             known: Mutex::default(),
         }
     }
@@ -206,6 +212,23 @@ impl StatementRegistry {
             .fetch_max(self.numbers.next(), Ordering::AcqRel);
     }
 
+    /// DDL is about to be sent; [`Self::end_change`] must follow.
+    pub fn begin_change(&self) {
+        self.changing.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// What that DDL did is done or undone, or cannot be known.
+    pub fn end_change(&self) {
+        // In this order: who sees no change under way any more sees the new generation.
+        self.begin_generation();
+        self.changing.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Whether DDL is under way.
+    pub fn is_changing(&self) -> bool {
+        self.changing.load(Ordering::Acquire) > 0
+    }
+
     fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
@@ -219,14 +242,18 @@ impl StatementRegistry {
     }
 
     /// Whether the statement means what it meant when it was parsed: no table can have changed since,
-    /// as far as pgweir has seen, these are the settings of then, and it was not long ago that the
-    /// primary has said so (tables change without pgweir too).
+    /// or is changing, as far as pgweir has seen, these are the settings of then, and it was not long ago
+    /// that the primary has said so (tables change without pgweir too).
     pub fn is_current(
         &self,
         statement: &Prepared,
         settings: &Arc<AppliedSettings>,
         at: Instant,
     ) -> bool {
+        // Before the generation: see `end_change`.
+        if self.is_changing() {
+            return false;
+        }
         let age = self
             .numbers
             .clock(at)
@@ -316,6 +343,25 @@ mod tests {
         assert!(!registry.is_current(&statement, &settings, later));
         statement.confirm(registry.sighting(later));
         assert!(registry.is_current(&statement, &settings, later));
+    }
+
+    #[test]
+    fn no_statement_is_current_while_a_table_may_be_changing() {
+        let (registry, settings, statement) = registry();
+        let at = Instant::now();
+        registry.begin_change();
+        registry.begin_change();
+        statement.confirm(registry.sighting(at));
+        assert!(!registry.is_current(&statement, &settings, at));
+        registry.end_change();
+        statement.confirm(registry.sighting(at));
+        assert!(!registry.is_current(&statement, &settings, at));
+        let before = registry.sighting(at);
+        registry.end_change();
+        statement.confirm(before);
+        assert!(!registry.is_current(&statement, &settings, at));
+        statement.confirm(registry.sighting(at));
+        assert!(registry.is_current(&statement, &settings, at));
     }
 
     #[test]

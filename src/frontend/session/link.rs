@@ -29,7 +29,7 @@ use crate::core::audit::Belief;
 use crate::core::router::Route;
 use crate::core::snapshot::Incarnation;
 use crate::frontend::buffers::Buffer;
-use crate::frontend::cluster::UnderWay;
+use crate::frontend::cluster::{Changing, UnderWay};
 use crate::protocol::outstanding::OutstandingReplies;
 use crate::protocol::replies::{Hold, Outcome, ReplyScanner, Span, Stop};
 use crate::protocol::segment::SegmentEnd;
@@ -86,6 +86,8 @@ pub(super) struct Link {
     to_client: Output,
     /// Counts the statement until the link is parked or gone.
     pub(super) under_way: Option<UnderWay>,
+    /// Held from the moment DDL is sent until its transaction has ended and been noted, or is lost.
+    pub(super) changing: Option<Changing>,
     /// Whether the session has kept the connection from an earlier statement.
     pub(super) keeping: Keeping,
 }
@@ -162,6 +164,7 @@ impl Link {
             spans: memory.spans,
             to_client: Output::Nothing,
             under_way: Some(under_way),
+            changing: None,
             keeping: Keeping::Leased,
         }
     }

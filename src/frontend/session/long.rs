@@ -220,6 +220,7 @@ impl Session {
         let bytes = self.inbound.filled().get(..length).unwrap_or_default();
         plan.extend(bytes, &self.state, &mut SessionTexts { session: self })?;
         self.mark_keys(link, plan)?;
+        self.expect_changes(link, plan);
         self.translate(link, plan, length)?;
         if link.waiting.is_some() {
             plan.cut(counts);
@@ -241,6 +242,7 @@ impl Session {
 
     /// Passes a message unread that ends the segment.
     fn pass_raw(&mut self, link: &mut Link, header: FrameHeader) {
+        link.changing = Some(self.cluster.shared.changing());
         link.replies.push(Expected::Query(Disposition::Forward));
         self.state.unnamed = None;
         link.lease.unnamed_owner = None;
@@ -277,6 +279,7 @@ impl Session {
         crate::protocol::frontend::write_bind(&mut short, bind, statement);
         let counts = plan.counts();
         plan.extend(&short, &self.state, &mut SessionTexts { session: self })?;
+        self.expect_changes(link, plan);
         let rest = header.body().saturating_sub(head);
         let at = link.to_server.writer().len();
         self.translate_bytes(link, plan, &short)?;

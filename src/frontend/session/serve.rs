@@ -15,7 +15,7 @@ use super::{Next, Session, SessionEnd, SessionTexts, Skipping, now, own};
 use crate::core::router::RouteReason;
 use crate::core::segment::may_join_replica_block;
 use crate::core::snapshot::NodeRole;
-use crate::core::statement::{ProxyStatement, SessionEffect, TransactionControl};
+use crate::core::statement::{CatalogEffect, ProxyStatement, SessionEffect, TransactionControl};
 use crate::frontend::buffers::BufferSize;
 use crate::frontend::error::{ProxyError, Severity};
 use crate::protocol::backend::TransactionStatus;
@@ -373,12 +373,21 @@ impl Session {
         link.answered = 0;
         link.progress = super::link::Progress::Untouched;
         self.pending.clear();
+        self.expect_changes(link, plan);
         link.write_prologue();
         self.translate(link, plan, extent.length)?;
         // The key may have been set among the messages.
         self.mark_keys(link, plan)?;
         link.end_segment(extent.end);
         Ok(())
+    }
+
+    /// Lets nobody take a statement for current while DDL of the segment is under way.
+    pub(super) fn expect_changes(&self, link: &mut Link, plan: &Plan) {
+        let mut effects = plan.executed.iter().map(|text| &text.catalog);
+        if link.changing.is_none() && effects.any(|effect| *effect != CatalogEffect::None) {
+            link.changing = Some(self.cluster.shared.changing());
+        }
     }
 
     /// Translates the first `length` bytes of the client's buffer.

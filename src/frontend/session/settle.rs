@@ -167,6 +167,7 @@ impl Session {
                 Began::Here
             };
             self.end_block(&block, &mut link, plan, began);
+            link.changing = None;
             self.note_seen(&block, &link, (extent.arrived, at));
             self.state.end_local();
         }

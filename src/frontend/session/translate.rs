@@ -206,7 +206,8 @@ impl Translation<'_> {
             }
         }
         let settings = &self.state.settings;
-        let statement = if self.own.status == TransactionStatus::Failed || self.may_change() {
+        let changes = self.may_change() || self.registry.is_changing();
+        let statement = if changes || self.own.status == TransactionStatus::Failed {
             // Whether the node takes it depends on the text, or on tables that others do not see: it must
             // not be answered for another one.
             let apart = self.registry.apart(parse.sql, parse.types, settings, text);

@@ -1,4 +1,5 @@
-//! A pipeline costs one round trip, not one for each statement, however far everything is apart.
+//! A pipeline costs one round trip, not one for each statement, however far everything is apart; and a
+//! statement that was prepared on another connection costs no second one.
 
 #![cfg(test)]
 
@@ -9,6 +10,8 @@ use std::time::{Duration, Instant};
 use harness::relay::{Travel, relay};
 use harness::wire::{self, Wire};
 use harness::{Proxy, shared_cluster};
+use pgweir::limits::STATEMENT_TRUST;
+use pgweir::sandbox::LocalCluster;
 
 /// Statements in one pipeline.
 const STATEMENTS: usize = 200;
@@ -102,20 +105,22 @@ fn fastest(port: u16, statement: Statement, syncs: Syncs) -> Duration {
     runs.min().unwrap()
 }
 
+/// The ports of relays to the nodes, and the nodes as the configuration lists them.
+fn far_nodes(cluster: &LocalCluster, hop: Duration) -> (Vec<u16>, String) {
+    let far = |node| relay(cluster.port(node), Travel::Delayed(hop));
+    let ports: Vec<u16> = cluster.nodes().map(far).collect();
+    let node = |port: &u16| format!("{{ host: 127.0.0.1, port: {port} }}");
+    let nodes: Vec<String> = ports.iter().map(node).collect();
+    (ports, nodes.join(", "))
+}
+
 #[tokio::test]
 async fn a_pipeline_takes_one_hop_more_than_directly() {
     let cluster = shared_cluster().await;
     cluster.sql(0, "CREATE TABLE w (id int)").await.unwrap();
     let far = Travel::Delayed(HOP);
-    let ports: Vec<u16> = cluster
-        .nodes()
-        .map(|node| relay(cluster.port(node), far))
-        .collect();
-    let nodes: Vec<String> = ports
-        .iter()
-        .map(|port| format!("{{ host: 127.0.0.1, port: {port} }}"))
-        .collect();
-    let nodes = format!("clusters: {{ main: {{ nodes: [{}] }} }}", nodes.join(", "));
+    let (ports, nodes) = far_nodes(cluster, HOP);
+    let nodes = format!("clusters: {{ main: {{ nodes: [{nodes}] }} }}");
     let proxy = Proxy::start(cluster, &nodes).await;
     let proxied = relay(proxy.port(), far);
     let kinds: [(&str, Statement); 4] = [
@@ -137,4 +142,72 @@ async fn a_pipeline_takes_one_hop_more_than_directly() {
         }
     }
     assert!(slow.is_empty(), "{}", slow.join("\n"));
+}
+
+/// Statements that are run on a connection that lacks them.
+const LACKING: usize = 6;
+
+/// How far the nodes are then, in one direction: what is computed must not look like a round trip.
+const FAR: Duration = Duration::from_millis(25);
+
+/// Runs every statement twice in turn on a connection that has none of them, and returns how long the
+/// first and the second run of one took at least. Both of the pool's connections are in use by turns: one
+/// is held while the statements are prepared on the other, and that one while they run.
+fn first_and_second_run(port: u16, text: fn(usize) -> String, block: &str) -> [Duration; 2] {
+    let [mut client, mut here, mut there] = [(); 3].map(|()| Wire::connect(port));
+    client.run("SET pgweir.consistency TO 'primary'");
+    there.run("BEGIN; LOCK l IN ACCESS SHARE MODE");
+    let names = || (0..LACKING).map(|at| format!("s{at}"));
+    let parses = names().enumerate();
+    let mut batch: Vec<u8> = parses
+        .flat_map(|(at, name)| wire::parse(&name, &text(at)))
+        .collect();
+    batch.extend(wire::sync());
+    client.send(&batch);
+    client.until_ready();
+    here.run("BEGIN; LOCK l IN ACCESS SHARE MODE");
+    there.run("COMMIT");
+    std::thread::sleep(STATEMENT_TRUST);
+    if !block.is_empty() {
+        client.run(block);
+        client.run("LOCK l IN ACCESS SHARE MODE");
+    }
+    let run = |name: String| {
+        let messages = [wire::bind(&name, &[]), wire::execute("", 0), wire::sync()];
+        let start = Instant::now();
+        client.send(&messages.concat());
+        let answer = client.until_ready();
+        assert!(
+            answer.iter().all(|message| message.tag != b'E'),
+            "{answer:?}"
+        );
+        start.elapsed()
+    };
+    let mut run = run;
+    [(); 2].map(|()| names().map(&mut run).min().unwrap())
+}
+
+#[tokio::test]
+async fn a_read_that_another_connection_has_prepared_takes_no_second_round_trip() {
+    let cluster = shared_cluster().await;
+    cluster.sql(0, "CREATE TABLE l (id int)").await.unwrap();
+    let (_, nodes) = far_nodes(cluster, FAR);
+    let pool = format!("clusters: {{ main: {{ pool: {{ size: 2 }}, nodes: [{nodes}] }} }}");
+    let proxy = Proxy::start(cluster, &pool).await;
+    let read: fn(usize) -> String = |at| format!("SELECT id, {at} FROM l");
+    let write: fn(usize) -> String = |at| format!("INSERT INTO l VALUES ({at})");
+    let returning: fn(usize) -> String = |at| format!("INSERT INTO l VALUES ({at}) RETURNING *");
+    for (kind, text, block, round_trips) in [
+        ("a read", read, "", 1_u32),
+        ("a write", write, "", 1),
+        ("a write that returns rows", returning, "", 2),
+        ("a read in a block", read, "BEGIN", 2),
+    ] {
+        let [first, second] = first_and_second_run(proxy.port(), text, block);
+        println!("{kind}: {first:?}, then {second:?}");
+        for (run, trips) in [(first, round_trips), (second, 1)] {
+            let least = 2 * FAR * trips;
+            assert!((least..least + FAR).contains(&run), "{kind}: {run:?}");
+        }
+    }
 }

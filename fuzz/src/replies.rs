@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use pgweir::protocol::description::{Columns, Described, Description};
 use pgweir::protocol::frame::FrameHeader;
 use pgweir::protocol::outstanding::{Disposition, Expected, OutstandingReplies};
 use pgweir::protocol::replies::{
@@ -68,6 +69,7 @@ impl Case {
             | Expected::Query(Disposition::Discard)
             | Expected::Learned(Disposition::Discard, _)
             | Expected::Compared(_)
+            | Expected::Guarded(..)
             | Expected::Checked(_)
             | Expected::Outdated
             | Expected::Inspection
@@ -85,7 +87,7 @@ impl Case {
 
 fn expected(kind: u8, at: u8) -> Expected {
     use Disposition::{Discard, Forward};
-    match kind % 24 {
+    match kind % 25 {
         0 => Expected::Parsed(Forward, Some(u64::from(at))),
         1 => Expected::Parsed(Discard, Some(u64::from(at))),
         2 => Expected::Parsed(Forward, None),
@@ -109,6 +111,7 @@ fn expected(kind: u8, at: u8) -> Expected {
         20 => Expected::Compared(Arc::default()),
         21 => Expected::Checked(Arc::default()),
         22 => Expected::Outdated,
+        23 => Expected::Guarded(u64::from(at), Arc::default()),
         _ => Expected::Refused([b's', at].into()),
     }
 }
@@ -125,6 +128,20 @@ struct Seen {
     changes: Vec<Verdict>,
     reports: Vec<Box<[u8]>>,
     captured: Vec<Box<[u8]>>,
+    unlike: Vec<u64>,
+}
+
+/// What is known of a statement: of every second one, that it returns no rows.
+fn fresh(id: u64) -> Described {
+    let known = Described::default();
+    if id.is_multiple_of(2) {
+        let none = Description {
+            types: [0, 0].into(),
+            columns: Columns::None,
+        };
+        assert!(known.set(none).is_ok());
+    }
+    known
 }
 
 fn relay(case: &Case, stream: &[u8], ends: &[usize]) -> Seen {
@@ -135,6 +152,7 @@ fn relay(case: &Case, stream: &[u8], ends: &[usize]) -> Seen {
             Expected::Learned(disposition, _) => Expected::Learned(*disposition, Arc::default()),
             Expected::Compared(_) => Expected::Compared(Arc::default()),
             Expected::Checked(_) => Expected::Checked(Arc::default()),
+            Expected::Guarded(id, _) => Expected::Guarded(*id, fresh(*id)),
             other => other.clone(),
         });
     }
@@ -153,6 +171,7 @@ fn relay(case: &Case, stream: &[u8], ends: &[usize]) -> Seen {
         changes: Vec::new(),
         reports: Vec::new(),
         captured: Vec::new(),
+        unlike: Vec::new(),
     };
     for end in ends {
         if !seen.part(&mut scanner, case, &stream[..*end], &mut replies) {
@@ -162,6 +181,7 @@ fn relay(case: &Case, stream: &[u8], ends: &[usize]) -> Seen {
     seen.owed = replies.len();
     seen.changes = scanner.changes;
     seen.captured = scanner.captured;
+    seen.unlike = scanner.unlike;
     seen
 }
 

@@ -71,6 +71,17 @@ pub fn may_precede_write(statement: &StatementVerdict) -> bool {
     statement.session == SessionEffect::None && (goes_on || ends)
 }
 
+/// Whether a text leaves nothing behind, so that its answer can be thrown away.
+pub fn is_plain_read(text: &Classification) -> bool {
+    !text.statements.is_empty()
+        && text.catalog == CatalogEffect::None
+        && text.statements.iter().all(|statement| {
+            statement.access == AccessMode::ReadOnly
+                && statement.session == SessionEffect::None
+                && statement.transaction == TransactionControl::None
+        })
+}
+
 /// Whether everything in the text may run in a transaction in which something was set before: nothing
 /// that must be alone in its transaction (`PreventInTransactionBlock`, `src/backend/access/transam/xact.c`)
 /// and nothing that is not understood.

@@ -41,6 +41,10 @@ pub enum Expected {
     /// The reply to a Describe of pgweir's own, which is compared with the first one; the scan stops
     /// behind it.
     Compared(Described),
+    /// The same of the statement with this number, behind which the scan goes on: messages that use it have
+    /// been sent already, and if it is another one by now, the client gets the server's error in place of
+    /// all that is answered up to the next `ReadyForQuery`.
+    Guarded(u64, Described),
     /// All replies to a Parse, a Describe and a Sync of pgweir's own: compared, and the scan goes on.
     Checked(Described),
     /// The reply to a message about a statement that does not exist, in place of one whose result type
@@ -81,7 +85,7 @@ impl Expected {
     pub const fn reads_description(&self) -> bool {
         matches!(
             self,
-            Self::Learned(..) | Self::Compared(_) | Self::Checked(_)
+            Self::Learned(..) | Self::Compared(_) | Self::Guarded(..) | Self::Checked(_)
         )
     }
 
@@ -199,6 +203,7 @@ impl OutstandingReplies {
             | Expected::Described
             | Expected::Learned(..)
             | Expected::Compared(_)
+            | Expected::Guarded(..)
             | Expected::Checked(_)
             | Expected::Outdated
             | Expected::Executed
@@ -220,6 +225,7 @@ impl OutstandingReplies {
             | Expected::Described
             | Expected::Learned(..)
             | Expected::Compared(_)
+            | Expected::Guarded(..)
             | Expected::Checked(_)
             | Expected::Outdated
             | Expected::Executed
@@ -252,6 +258,7 @@ impl OutstandingReplies {
                 | Expected::Described
                 | Expected::Learned(..)
                 | Expected::Compared(_)
+                | Expected::Guarded(..)
                 | Expected::Outdated
                 | Expected::Executed
                 | Expected::Aside

@@ -7,9 +7,8 @@
 mod body;
 mod errors;
 mod outcome;
+mod passed;
 mod taken;
-
-use std::ops::Range;
 
 use super::backend::{ErrorView, SqlState, TransactionStatus, command_tag, tag};
 use super::description::{Comparison, Described};
@@ -19,8 +18,9 @@ use super::outstanding::{Disposition, Expected, OutstandingReplies, Own};
 
 use body::{Body, whole_body};
 use errors::kind_of;
-pub use errors::{OUTDATED_STAND_IN, SERVER_NAME_PREFIX};
+pub use errors::{OLDER_CATALOG, OUTDATED_STAND_IN, SERVER_NAME_PREFIX};
 pub use outcome::{Alias, Boundaries, Compare, ErrorKind, Hold, Outcome, Span, Stop, Verdict};
+use passed::{asynchronous, emit, row_disposition};
 
 /// The node broke the protocol, or answered something nobody asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -58,6 +58,11 @@ pub struct ReplyScanner {
     comparison: Option<Comparison>,
     /// Statements that a check has found with other columns since [`Self::begin`].
     pub outdated: Vec<Described>,
+    /// Statements that were found with other columns since [`Self::begin`] while they were under way: they
+    /// are to be closed.
+    pub unlike: Vec<u64>,
+    /// What becomes of the rest of the segment's answer.
+    rest: Rest,
     /// Bodies of `ParameterStatus` messages. The client is not told of them as they come: the node may
     /// report what pgweir has set, and may have reported earlier what the client sets now.
     pub reports: Vec<Box<[u8]>>,
@@ -70,6 +75,15 @@ pub struct ReplyScanner {
     has_result: ResultSeen,
     /// Whether bytes may still be taken back.
     pub hold: Hold,
+}
+
+/// What becomes of the rest of a segment's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    /// It is passed on as it is due.
+    Passed,
+    /// The client has got an error in its place, up to `ReadyForQuery`.
+    Dropped,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +108,8 @@ impl Default for ReplyScanner {
             parameters: None,
             comparison: None,
             outdated: Vec::new(),
+            unlike: Vec::new(),
+            rest: Rest::Passed,
             reports: Vec::new(),
             compare: Compare::No,
             boundaries: Boundaries::Passed,
@@ -115,6 +131,7 @@ impl ReplyScanner {
         self.captured.clear();
         self.captured_bytes = 0;
         self.outdated.clear();
+        self.unlike.clear();
         self.has_result = ResultSeen::No;
     }
 
@@ -140,7 +157,7 @@ impl ReplyScanner {
         replies: &mut OutstandingReplies,
         spans: &mut Vec<Span>,
     ) -> Result<Stop, UnexpectedReply> {
-        let hold = self.hold;
+        let mut hold = self.holds();
         loop {
             if self.passing == 0 {
                 self.answer_own(replies, spans);
@@ -182,15 +199,16 @@ impl ReplyScanner {
             if let Some(stop) = self.stop_before(header.tag, whole, replies) {
                 return Ok(stop);
             }
+            let before = hold;
             let disposition = self.account(header.tag, whole, replies)?;
-            let instead = self.instead.take();
-            let disposition = if hold == Hold::Discarding {
-                Disposition::Discard
-            } else if let Some(instead) = instead {
-                spans.push(Span::Own(instead));
-                Disposition::Discard
-            } else {
-                disposition
+            hold = self.holds();
+            let disposition = match self.instead.take() {
+                Some(instead) if before != Hold::Discarding => {
+                    spans.push(Span::Own(instead));
+                    Disposition::Discard
+                }
+                _ if hold == Hold::Discarding => Disposition::Discard,
+                _ => disposition,
             };
             self.pass(header, disposition);
             if let Some(stop) = self.stop_behind(header.tag, replies) {
@@ -202,6 +220,14 @@ impl ReplyScanner {
                 *at += count;
                 return Ok(stop);
             }
+        }
+    }
+
+    /// Whether what is scanned now is taken back.
+    fn holds(&self) -> Hold {
+        match self.rest {
+            Rest::Passed => self.hold,
+            Rest::Dropped => Hold::Discarding,
         }
     }
 
@@ -226,6 +252,9 @@ impl ReplyScanner {
             tag::ERROR if self.hold == Hold::UntilResult && !is_own => {
                 let error = ErrorView::read(body?).ok()?;
                 Some(Stop::HeldError(error.sqlstate, kind_of(&error)))
+            }
+            _ if self.hold == Hold::UntilResult && self.is_unlike(message, body, replies) => {
+                Some(Stop::HeldError(OLDER_CATALOG, ErrorKind::Ordinary))
             }
             tag::READY_FOR_QUERY if !is_own && self.must_report() => {
                 let status = TransactionStatus::read(body?).ok()?;
@@ -267,7 +296,7 @@ impl ReplyScanner {
                     CLOSE_COMPLETE.as_slice().into()
                 }
             };
-            if self.hold != Hold::Discarding {
+            if self.holds() != Hold::Discarding {
                 spans.push(Span::Own(bytes));
             }
         }
@@ -369,6 +398,7 @@ impl ReplyScanner {
             tag: tag::READY_FOR_QUERY,
         })?;
         self.has_result = ResultSeen::Yes;
+        self.rest = Rest::Passed;
         Ok(self.popped(replies))
     }
 
@@ -394,6 +424,7 @@ impl ReplyScanner {
                 Expected::Inspection
                 | Expected::Aside
                 | Expected::Compared(_)
+                | Expected::Guarded(..)
                 | Expected::Checked(_),
             ) => Disposition::Discard,
             Some(Expected::AfterCopy) => {
@@ -433,41 +464,6 @@ const PARSE_COMPLETE: [u8; 5] = [tag::PARSE_COMPLETE, 0, 0, 0, 4];
 
 /// A whole `CloseComplete`.
 const CLOSE_COMPLETE: [u8; 5] = [tag::CLOSE_COMPLETE, 0, 0, 0, 4];
-
-fn row_disposition(
-    replies: &OutstandingReplies,
-    hold: Hold,
-    tag: u8,
-) -> Result<Disposition, UnexpectedReply> {
-    match replies.head() {
-        _ if hold == Hold::Discarding => Ok(Disposition::Discard),
-        Some(Expected::Query(disposition)) => Ok(*disposition),
-        Some(Expected::Executed) => Ok(Disposition::Forward),
-        _ => Err(UnexpectedReply { tag }),
-    }
-}
-
-/// What is reported while pgweir's own query runs is not the client's.
-fn asynchronous(head: Option<&Expected>) -> Disposition {
-    match head {
-        Some(Expected::Query(disposition)) => *disposition,
-        Some(Expected::Inspection | Expected::Aside | Expected::Checked(_)) => Disposition::Discard,
-        _ => Disposition::Forward,
-    }
-}
-
-fn emit(spans: &mut Vec<Span>, range: Range<usize>, disposition: Disposition) {
-    if disposition == Disposition::Discard || range.is_empty() {
-        return;
-    }
-    if let Some(Span::Range(last)) = spans.last_mut()
-        && last.end == range.start
-    {
-        last.end = range.end;
-        return;
-    }
-    spans.push(Span::Range(range));
-}
 
 /// The body of a message is not what its type says.
 impl From<Malformed> for UnexpectedReply {

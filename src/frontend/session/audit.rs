@@ -28,7 +28,9 @@ impl Session {
         };
         let is_promised = matches!(link.route.reason, RouteReason::Fresh | RouteReason::Waited)
             && floor.bound_for(link.route.node, link.incarnation).is_some();
-        if !is_promised || self.block.is_some() || !stands_alone(plan, extent) {
+        // Behind a part of a segment it would end its transaction.
+        let may_stand = self.block.is_none() && link.waiting.is_none();
+        if !is_promised || !may_stand || !stands_alone(plan, extent) {
             return;
         }
         if !self.cluster.shared.is_audited(one_in) {

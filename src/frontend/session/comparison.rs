@@ -6,29 +6,28 @@
 //! described there first, and compared with what the server said of it when the client prepared it;
 //! only then the messages that use it are sent, or one that fails in their place
 //! ([`Expected::Outdated`]).
+//!
+//! Reads outside a block do not wait: they are sent together with the Describe, and if that shows other
+//! columns, the client gets the error in place of what they return ([`Expected::Guarded`]).
 
 use std::sync::Arc;
 
 use super::link::{Link, LinkError, Pause};
 use super::plan::Plan;
 use super::settle::Batch;
-use super::translate::{Destination, NodeStatements, Translated, Translation, Unsure};
+use super::translate::{Comparing, Destination, NodeStatements, Translated, Translation, Unsure};
 use super::{Session, now, own};
 use crate::core::snapshot::NodeRole;
 use crate::core::statement::Classification;
 use crate::frontend::classification::CachedText;
 use crate::frontend::error::ProxyError;
-use crate::frontend::statements::{Prepared, Sighting};
-use crate::protocol::backend::SqlState;
+use crate::frontend::statements::{Prepared, Sighting, server_name};
+use crate::protocol::backend::TransactionStatus;
 use crate::protocol::description::Comparison;
 use crate::protocol::frontend::{FLUSH, SYNC, tag, write_named_statement};
 use crate::protocol::outstanding::{Disposition, Expected};
-use crate::protocol::replies::{ErrorKind, Hold};
+use crate::protocol::replies::{ErrorKind, Hold, OLDER_CATALOG};
 use crate::protocol::segment::SegmentEnd;
-
-/// How a replica that has other columns than its client was told is judged: like one that has not got
-/// the table yet (`ERRCODE_UNDEFINED_TABLE`, `src/backend/utils/errcodes.txt`).
-const OLDER_CATALOG: SqlState = SqlState(*b"42P01");
 
 /// The rest of a segment, and what it waits for.
 #[derive(Debug)]
@@ -57,6 +56,7 @@ struct Part<'a> {
     /// What was found with other columns on this connection.
     outdated: Option<u64>,
     unsure: Unsure,
+    comparing: Comparing,
 }
 
 impl Session {
@@ -75,8 +75,23 @@ impl Session {
             executed: &plan.executed,
             outdated: link.outdated.take(),
             unsure: Unsure::default(),
+            comparing: self.comparing(link, plan),
         };
         self.translate_part(link, part)
+    }
+
+    /// When the statements of the segment may be compared. What the node has done in it must not differ from
+    /// what the client is told of it: no block has failed, no setting has been taken back.
+    fn comparing(&self, link: &Link, plan: &Plan) -> Comparing {
+        let is_alone = self.block.is_none()
+            && link.scanner.status == TransactionStatus::Idle
+            && link.replayed.is_none()
+            && plan.ends.is_empty();
+        if is_alone {
+            Comparing::Beside
+        } else {
+            Comparing::First
+        }
     }
 
     fn translate_part(&mut self, link: &mut Link, part: Part<'_>) -> Result<(), ProxyError> {
@@ -95,6 +110,7 @@ impl Session {
             executed: part.executed,
             changed: self.block.as_deref().map(|block| &block.catalog),
             outdated: part.outdated,
+            comparing: part.comparing,
             learned: None,
             unsure: part.unsure,
         };
@@ -170,6 +186,7 @@ impl Session {
                 executed: &waiting.executed,
                 outdated,
                 unsure: waiting.unsure,
+                comparing: Comparing::First,
             },
         )?;
         // The session's key may have been set among the messages; those of comments are marked already.
@@ -186,6 +203,17 @@ impl Link {
         let out = self.to_server.writer();
         write_named_statement(out, tag::CLOSE, statement.server_name());
         self.replies.push(Expected::Closed(Disposition::Discard));
+    }
+
+    /// Has the node forget statements that were found with other columns while they were under way.
+    pub(super) fn close_unlike(&mut self) {
+        let out = self.to_server.writer();
+        for id in self.scanner.unlike.drain(..) {
+            self.lease.prepared.remove(id);
+            write_named_statement(out, tag::CLOSE, server_name(id).as_bytes());
+        }
+        out.extend_from_slice(&SYNC);
+        self.replies.push(Expected::Query(Disposition::Discard));
     }
 
     /// Everything of a segment has been translated, or it waits for a comparison.

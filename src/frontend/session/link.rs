@@ -358,6 +358,9 @@ impl Link {
                 &mut self.spans,
             )?;
             moved |= self.scanned != before || self.spans.len() != spans_before;
+            if !self.scanner.unlike.is_empty() {
+                self.close_unlike();
+            }
             match stop {
                 Stop::HeldError(sqlstate, kind) => {
                     return Ok((true, Some(Pause::HeldError(sqlstate, kind))));

@@ -10,7 +10,7 @@ use super::link::{ClientSide, Link, LinkError, Pause, Until};
 use super::names::Names;
 use super::plan::{Needs, Plan, Settings};
 use super::settle::Batch;
-use super::translate::{Destination, Translation, Unsure};
+use super::translate::{Comparing, Destination, Translation, Unsure};
 use super::{Next, Session, SessionEnd, SessionTexts, Skipping, now, own};
 use crate::core::router::RouteReason;
 use crate::core::segment::may_join_replica_block;
@@ -243,6 +243,7 @@ impl Session {
             executed: &plan.executed,
             changed: None,
             outdated: None,
+            comparing: Comparing::First,
             learned: None,
             unsure: Unsure::default(),
         };

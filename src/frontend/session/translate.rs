@@ -6,6 +6,7 @@
 //! the translation stops there until that is known.
 
 mod destination;
+mod provide;
 
 use std::sync::Arc;
 
@@ -13,19 +14,21 @@ use crate::core::statement::{CatalogEffect, Classification};
 use crate::frontend::classification::CachedText;
 use crate::frontend::error::{Limit, ProxyError};
 use crate::frontend::session::named::Change;
+use crate::frontend::session::own;
 use crate::frontend::session::state::SessionState;
-use crate::frontend::session::{now, own};
 use crate::frontend::statements::{Prepared, StatementRegistry};
 use crate::protocol::backend::{TransactionStatus, tag as reply};
 use crate::protocol::description::Described;
 use crate::protocol::frame::{FrameHeader, HEADER_BYTES};
 use crate::protocol::frontend::{
-    Bind, FLUSH, Named, Parse, tag, write_bind, write_named_statement, write_parse,
+    Bind, Named, Parse, tag, write_bind, write_named_statement, write_parse,
 };
 use crate::protocol::message::{Reader, write_message};
 use crate::protocol::outstanding::{Disposition, Expected};
 
 pub(super) use destination::{Destination, NodeStatements};
+pub(super) use provide::Comparing;
+use provide::Provided;
 
 /// What a translation needs of the session.
 #[derive(Debug)]
@@ -46,6 +49,8 @@ pub(super) struct Translation<'a> {
     pub(super) changed: Option<&'a CatalogEffect>,
     /// The statement that was found with other columns on this connection.
     pub(super) outdated: Option<u64>,
+    /// When a statement is compared that the connection lacks.
+    pub(super) comparing: Comparing,
     /// The client's Describe of the statement whose Parse stands before it.
     pub(super) learned: Option<Described>,
     /// Statements that the node may have skipped.
@@ -85,16 +90,6 @@ enum Step {
     Done,
     /// This statement must be compared first.
     Compare(Arc<Prepared>),
-}
-
-/// Whether a connection has a statement.
-enum Provided {
-    /// It has, or gets it in the same write.
-    Yes,
-    /// It will be known when this statement has been compared.
-    Compare(Arc<Prepared>),
-    /// It cannot: the server would refuse it.
-    Outdated,
 }
 
 /// A statement, and the client's name for it unless it is the unnamed one.
@@ -142,7 +137,7 @@ impl Translation<'_> {
             }
             tag::FUNCTION_CALL => to.copy(message, Expected::Query(Disposition::Forward)),
             tag::PARSE => self.parse((Parse::read(body)?, message), behind, to)?,
-            tag::BIND => return Ok(self.bind(Bind::read(body)?, message, to)),
+            tag::BIND => return Ok(self.bind((Bind::read(body)?, message), behind, to)),
             tag::DESCRIBE => return self.describe(Named::read(body)?, message, to),
             tag::EXECUTE => self.execute(Reader::new(body).string()?, message, to)?,
             tag::CLOSE => self.close(Named::read(body)?, message, to),
@@ -251,50 +246,12 @@ impl Translation<'_> {
         }
     }
 
-    /// Whether what is prepared now may depend on DDL whose outcome is open.
-    fn may_change(&self) -> bool {
-        let changes = |effect: &CatalogEffect| *effect != CatalogEffect::None;
-        self.changed.is_some_and(changes) || self.executed.iter().any(|text| changes(&text.catalog))
-    }
-
-    /// Makes sure that the node has the statement, with the columns that the client knows.
-    fn provide(&mut self, statement: &Arc<Prepared>, to: &mut Destination<'_>) -> Provided {
-        if !to.lacks(statement.id) {
-            if self.unsure.may_be_missing(statement.id) {
-                to.prepare_anew(statement);
-            }
-            return Provided::Yes;
-        }
-        if self.outdated == Some(statement.id) {
-            return Provided::Outdated;
-        }
-        let parsed = Expected::Parsed(Disposition::Discard, Some(statement.id));
-        let is_current = !self.may_change() && {
-            let settings = &self.state.settings;
-            self.registry.is_current(statement, settings, now())
-        };
-        let types = if is_current {
-            &statement.types
-        } else {
-            statement.found_types()
-        };
-        if to.replies.is_mid_segment() {
-            self.unsure.sent.push((statement.id, self.unsure.segments));
-        }
-        to.prepare(statement, types, parsed);
-        let Some(described) = statement.described() else {
-            return Provided::Yes;
-        };
-        if is_current || !statement.may_change_columns() {
-            return Provided::Yes;
-        }
-        write_named_statement(to.out, tag::DESCRIBE, statement.server_name());
-        to.replies.push(Expected::Compared(Arc::clone(described)));
-        to.out.extend_from_slice(&FLUSH);
-        Provided::Compare(Arc::clone(statement))
-    }
-
-    fn bind(&mut self, bind: Bind<'_>, message: &[u8], to: &mut Destination<'_>) -> Step {
+    fn bind(
+        &mut self,
+        (bind, message): (Bind<'_>, &[u8]),
+        behind: &[u8],
+        to: &mut Destination<'_>,
+    ) -> Step {
         if self.is_theirs(bind.statement, to) {
             self.state.forget_proxy_portal(bind.portal);
             to.copy(message, Expected::Bound(None));
@@ -318,7 +275,7 @@ impl Translation<'_> {
             to.copy(message, Expected::Bound(None));
             return Step::Done;
         }
-        match self.provide(&statement, to) {
+        match self.provide(&statement, behind, to) {
             Provided::Yes => {
                 write_bind(to.out, bind, statement.server_name());
                 to.replies.push(Expected::Bound(name));
@@ -371,7 +328,8 @@ impl Translation<'_> {
     }
 
     fn describe_named(&mut self, statement: &Arc<Prepared>, to: &mut Destination<'_>) -> Step {
-        match self.provide(statement, to) {
+        // What an error has in front of it here is the client's, so that it waits for the comparison.
+        match self.provide(statement, &[], to) {
             Provided::Yes => {
                 write_named_statement(to.out, tag::DESCRIBE, statement.server_name());
                 to.replies.push(match self.learned.take() {

@@ -1,7 +1,7 @@
 //! What an `ErrorResponse` does to the replies that are still owed.
 
 use super::{ErrorKind, Outcome, ReplyScanner, Verdict};
-use crate::protocol::backend::{ErrorView, tag};
+use crate::protocol::backend::{ErrorView, SqlState, tag};
 use crate::protocol::message::{Reader, write_message, write_string};
 use crate::protocol::outstanding::{Disposition, Expected, OutstandingReplies};
 
@@ -59,6 +59,7 @@ impl ReplyScanner {
                     | Expected::Described
                     | Expected::Learned(..)
                     | Expected::Compared(_)
+                    | Expected::Guarded(..)
                     | Expected::Checked(_)
                     | Expected::Outdated
                     | Expected::Executed
@@ -123,28 +124,43 @@ fn instead(view: ErrorView<'_>, body: &[u8], head: &Expected) -> Option<Box<[u8]
 /// says it in its language.
 fn outdated(body: &[u8]) -> Option<Box<[u8]>> {
     let mut reader = Reader::new(body);
-    let mut out = Vec::new();
-    let mut whole = None;
-    write_message(&mut out, tag::ERROR, |out| {
-        while let Ok(field) = reader.byte() {
-            if field == 0 {
-                whole = Some(());
-                break;
-            }
-            let Ok(value) = reader.string() else { break };
-            if matches!(field, b'S' | b'V') {
-                out.push(field);
-                write_string(out, value);
-            }
+    let mut severity = Vec::new();
+    loop {
+        let field = reader.byte().ok()?;
+        if field == 0 {
+            return Some(outdated_error(&severity));
         }
+        let value = reader.string().ok()?;
+        if matches!(field, b'S' | b'V') {
+            severity.push(field);
+            write_string(&mut severity, value);
+        }
+    }
+}
+
+/// The same with these fields before its own.
+pub(super) fn outdated_error(severity: &[u8]) -> Box<[u8]> {
+    let mut out = Vec::new();
+    write_message(&mut out, tag::ERROR, |out| {
+        out.extend_from_slice(severity);
         for (field, value) in OUTDATED {
             out.push(field);
             write_string(out, value);
         }
         out.push(0);
     });
-    whole.map(|()| out.into())
+    out.into()
 }
+
+/// The severity of an error that no node has said.
+pub(super) const SEVERITY: &[u8] = b"SERROR\0VERROR\0";
+
+/// How a replica that has other columns than its client was told is judged: like one that has not got
+/// the table yet (`ERRCODE_UNDEFINED_TABLE`, `src/backend/utils/errcodes.txt`).
+pub const OLDER_CATALOG: SqlState = SqlState(*b"42P01");
+
+/// The code of a statement whose result type has changed (`ERRCODE_FEATURE_NOT_SUPPORTED`).
+pub(super) const OUTDATED_CODE: SqlState = SqlState(*b"0A000");
 
 /// What the name of every statement that pgweir prepares on a node begins with.
 pub const SERVER_NAME_PREFIX: &str = "pgweir_";

@@ -1,8 +1,9 @@
 //! What pgweir takes from the replies for itself: rows of its own query, descriptions of statements.
 
-use super::{Disposition, Expected, Outcome, ReplyScanner};
+use super::errors::{OUTDATED_CODE, SEVERITY, outdated_error};
+use super::{Disposition, Expected, Outcome, ReplyScanner, Rest};
 use crate::protocol::backend::tag;
-use crate::protocol::description::{Comparison, Description};
+use crate::protocol::description::{Comparison, Described, Description};
 use crate::protocol::frame::{FrameHeader, HEADER_BYTES};
 use crate::protocol::outstanding::OutstandingReplies;
 
@@ -37,24 +38,22 @@ impl ReplyScanner {
     ) -> Disposition {
         let (disposition, known) = match replies.head() {
             Some(Expected::Learned(disposition, known)) => (*disposition, known),
-            Some(Expected::Compared(known) | Expected::Checked(known)) => {
-                (Disposition::Discard, known)
-            }
+            Some(
+                Expected::Compared(known) | Expected::Guarded(_, known) | Expected::Checked(known),
+            ) => (Disposition::Discard, known),
             _ => return Disposition::Discard,
         };
         if message == tag::PARAMETER_DESCRIPTION {
             self.parameters = body.map(Box::from);
             return disposition;
         }
-        let parameters = self.parameters.take().unwrap_or_default();
-        let columns = (message == tag::ROW_DESCRIPTION).then(|| body.unwrap_or_default());
-        let comparison = match Description::read(&parameters, columns) {
-            Ok(found) if known.get_or_init(|| found.clone()).columns != found.columns => {
-                Comparison::Other
-            }
-            Ok(_) | Err(_) => Comparison::Same,
-        };
+        let comparison = self.compared(message, body, known);
+        self.parameters = None;
         match replies.head() {
+            Some(Expected::Guarded(id, _)) if comparison == Comparison::Other => {
+                self.unlike.push(*id);
+                self.refuse();
+            }
             Some(Expected::Checked(known)) => {
                 if comparison == Comparison::Other {
                     self.outdated.push(known.clone());
@@ -65,5 +64,39 @@ impl ReplyScanner {
             _ => {}
         }
         self.popped(replies)
+    }
+
+    /// Compares what comes behind the `ParameterDescription` with what is known, which it may be itself.
+    fn compared(&self, message: u8, body: Option<&[u8]>, known: &Described) -> Comparison {
+        let parameters = self.parameters.as_deref().unwrap_or_default();
+        let columns = (message == tag::ROW_DESCRIPTION).then(|| body.unwrap_or_default());
+        match Description::read(parameters, columns) {
+            Ok(found) if known.get_or_init(|| found.clone()).columns != found.columns => {
+                Comparison::Other
+            }
+            Ok(_) | Err(_) => Comparison::Same,
+        }
+    }
+
+    /// Whether what comes next shows that a statement must not be used of which messages have been sent.
+    pub(super) fn is_unlike(
+        &self,
+        message: u8,
+        body: Option<&[u8]>,
+        replies: &OutstandingReplies,
+    ) -> bool {
+        let Some(Expected::Guarded(_, known)) = replies.head() else {
+            return false;
+        };
+        matches!(message, tag::ROW_DESCRIPTION | tag::NO_DATA)
+            && self.compared(message, body, known) == Comparison::Other
+    }
+
+    /// The client gets an error, and nothing more up to the next `ReadyForQuery`.
+    fn refuse(&mut self) {
+        self.rest = Rest::Dropped;
+        self.outcome.add(Outcome::ERROR);
+        self.last_error = Some(OUTDATED_CODE);
+        self.instead = Some(outdated_error(SEVERITY));
     }
 }

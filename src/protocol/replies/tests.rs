@@ -297,3 +297,86 @@ fn a_statement_that_is_not_used_any_more_has_the_servers_error() {
         assert!(text.contains("C0A000"), "{text}");
     }
 }
+
+#[test]
+fn what_a_statement_with_other_columns_returns_is_replaced_by_an_error() {
+    let known = Described::default();
+    let parameters = message(b't', &[0, 0]);
+    let expected = || {
+        vec![
+            Expected::Executed,
+            Expected::Guarded(7, Described::clone(&known)),
+            Expected::Bound(None),
+            Expected::Described,
+            Expected::Synthesize([b'3', 0, 0, 0, 4].into()),
+            Expected::Executed,
+            Expected::Synced,
+            Expected::Query(Disposition::Forward),
+        ]
+    };
+    let ready = message(b'Z', b"I");
+    let done = message(b'C', b"SELECT 1\0");
+    let row = message(b'D', &[0, 0]);
+    let answer = |name: &str| {
+        let before = [done.clone(), parameters.clone(), columns(name)].concat();
+        let bound = [message(b'2', b""), columns(name)].concat();
+        let after = [row.clone(), done.clone(), ready.clone()].concat();
+        [before, bound, after.clone(), after].concat()
+    };
+    let with_close = |name| {
+        let close = [b'3', 0, 0, 0, 4].to_vec();
+        let before = [done.clone(), message(b'2', b""), columns(name), close].concat();
+        let after = [row.clone(), done.clone(), ready.clone()].concat();
+        [before, after.clone(), after].concat()
+    };
+    let failed = [
+        [
+            done.clone(),
+            parameters.clone(),
+            columns("v"),
+            message(b'2', b""),
+        ]
+        .concat(),
+        error("22012", "division by zero"),
+        [ready.clone(), row.clone(), done.clone(), ready.clone()].concat(),
+    ];
+    for chunk in [1, 2, 3, 7, 1000] {
+        let (client, scanner) = relay(expected(), &answer("id"), chunk);
+        assert_eq!(client, with_close("id"), "{chunk}");
+        assert!(scanner.unlike.is_empty());
+        for answer in [answer("v"), failed.concat()] {
+            let (client, scanner) = relay(expected(), &answer, chunk);
+            let error = errors::outdated_error(errors::SEVERITY).to_vec();
+            let rest = [ready.clone(), row.clone(), done.clone(), ready.clone()].concat();
+            assert_eq!(client, [done.clone(), error, rest].concat(), "{chunk}");
+            assert_eq!(scanner.unlike, [7]);
+            assert!(scanner.outcome.has(Outcome::ERROR));
+        }
+    }
+}
+
+#[test]
+fn other_columns_are_held_back_like_an_error_where_another_node_may_run_the_segment() {
+    let known = Described::default();
+    let none = [message(b't', &[0, 0]), message(b'n', b"")].concat();
+    let expected = || Expected::Guarded(7, Described::clone(&known));
+    relay(vec![expected()], &none, 1);
+    let bytes = [message(b't', &[0, 0]), columns("v")].concat();
+    for then in [Hold::Discarding, Hold::Released] {
+        let mut replies = OutstandingReplies::default();
+        replies.push(expected());
+        replies.push(Expected::Synced);
+        let mut scanner = ReplyScanner::default();
+        scanner.begin(Hold::UntilResult);
+        let (mut at, mut spans) = (0, vec![]);
+        let mut scan =
+            |scanner: &mut ReplyScanner| scanner.scan(&bytes, &mut at, &mut replies, &mut spans);
+        let held = Stop::HeldError(OLDER_CATALOG, ErrorKind::Ordinary);
+        assert_eq!(scan(&mut scanner), Ok(held));
+        assert!(scanner.unlike.is_empty());
+        scanner.hold = then;
+        assert_eq!(scan(&mut scanner), Ok(Stop::NeedMore));
+        assert_eq!(scanner.unlike, [7]);
+        assert_eq!(spans.len(), usize::from(then == Hold::Released));
+    }
+}

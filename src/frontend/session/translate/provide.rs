@@ -1,0 +1,150 @@
+//! Makes sure that a connection has a statement, with the columns that its client was told.
+
+use std::sync::Arc;
+
+use super::{Destination, Translation};
+use crate::core::segment::is_plain_read;
+use crate::core::statement::CatalogEffect;
+use crate::frontend::session::now;
+use crate::frontend::statements::Prepared;
+use crate::protocol::frame::{FrameHeader, HEADER_BYTES};
+use crate::protocol::frontend::{FLUSH, Named, tag, write_named_statement};
+use crate::protocol::outstanding::{Disposition, Expected};
+
+/// When a statement is compared that is prepared anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::frontend::session) enum Comparing {
+    /// Before anything is sent that uses it.
+    First,
+    /// While the segment that uses it is under way, if that can be thrown away: it is alone, outside a
+    /// block, and takes nothing else along.
+    Beside,
+}
+
+/// Whether a connection has a statement.
+pub(super) enum Provided {
+    /// It has, or gets it in the same write.
+    Yes,
+    /// It will be known when this statement has been compared.
+    Compare(Arc<Prepared>),
+    /// It cannot: the server would refuse it.
+    Outdated,
+}
+
+impl Translation<'_> {
+    /// Whether what is prepared now may depend on DDL whose outcome is open.
+    pub(super) fn may_change(&self) -> bool {
+        let changes = |effect: &CatalogEffect| *effect != CatalogEffect::None;
+        self.changed.is_some_and(changes) || self.executed.iter().any(|text| changes(&text.catalog))
+    }
+
+    /// Makes sure that the node has the statement, with the columns that the client knows. `behind` is
+    /// what the client has sent behind the message that uses it.
+    pub(super) fn provide(
+        &mut self,
+        statement: &Arc<Prepared>,
+        behind: &[u8],
+        to: &mut Destination<'_>,
+    ) -> Provided {
+        if !to.lacks(statement.id) {
+            if self.unsure.may_be_missing(statement.id) {
+                to.prepare_anew(statement);
+            }
+            return Provided::Yes;
+        }
+        if self.outdated == Some(statement.id) {
+            return Provided::Outdated;
+        }
+        let is_current = !self.may_change() && {
+            let settings = &self.state.settings;
+            self.registry.is_current(statement, settings, now())
+        };
+        let types = if is_current {
+            &statement.types
+        } else {
+            statement.found_types()
+        };
+        if to.replies.is_mid_segment() {
+            self.unsure.sent.push((statement.id, self.unsure.segments));
+        }
+        let parsed = Expected::Parsed(Disposition::Discard, Some(statement.id));
+        to.prepare(statement, types, parsed);
+        let described = statement.described();
+        let Some(described) = described.filter(|_| statement.may_change_columns()) else {
+            return Provided::Yes;
+        };
+        let is_beside = self.may_compare_beside(behind);
+        if is_current && !is_beside {
+            return Provided::Yes;
+        }
+        write_named_statement(to.out, tag::DESCRIBE, statement.server_name());
+        let described = Arc::clone(described);
+        if is_beside {
+            to.replies.push(Expected::Guarded(statement.id, described));
+            return Provided::Yes;
+        }
+        to.replies.push(Expected::Compared(described));
+        to.out.extend_from_slice(&FLUSH);
+        Provided::Compare(Arc::clone(statement))
+    }
+
+    /// Whether the segment up to its Sync can be thrown away once it has run: it is nothing but reads, each
+    /// of which is what pgweir takes it for.
+    fn may_compare_beside(&self, behind: &[u8]) -> bool {
+        self.comparing == Comparing::Beside
+            && self.executed.iter().all(|text| is_plain_read(text))
+            && only_runs(behind)
+    }
+}
+
+/// Whether the messages run what is prepared, up to one Sync behind all others.
+fn only_runs(mut rest: &[u8]) -> bool {
+    while let Ok(Some(header)) = FrameHeader::parse(rest, u32::MAX) {
+        let Some((message, after)) = rest.split_at_checked(header.total()) else {
+            return false;
+        };
+        rest = after;
+        let body = message.get(HEADER_BYTES..).unwrap_or_default();
+        match header.tag {
+            tag::SYNC => return rest.is_empty(),
+            tag::BIND | tag::EXECUTE => {}
+            tag::DESCRIBE | tag::CLOSE if matches!(Named::read(body), Ok(Named::Portal(_))) => {}
+            _ => return false,
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(tag: u8, body: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(body.len() + 4).unwrap().to_be_bytes();
+        [&[tag], &length[..], body].concat()
+    }
+
+    #[test]
+    fn a_segment_that_prepares_closes_or_goes_on_is_not_thrown_away() {
+        let (execute, sync) = (message(b'E', &[0; 5]), message(b'S', b""));
+        for (between, may) in [
+            (vec![], true),
+            (message(b'B', &[0; 8]), true),
+            (message(b'D', b"P\0"), true),
+            (message(b'C', b"P\0"), true),
+            (message(b'D', b"S\0"), false),
+            (message(b'C', b"S\0"), false),
+            (message(b'C', b"x"), false),
+            (message(b'P', &[0; 4]), false),
+            (message(b'H', b""), false),
+            (message(b'Q', b"\0"), false),
+            (sync.clone(), false),
+        ] {
+            let all = [&execute[..], &between, &sync].concat();
+            assert_eq!(only_runs(&all), may, "{between:?}");
+        }
+        for bytes in [&b""[..], &execute, &sync[..4]] {
+            assert!(!only_runs(bytes), "{bytes:?}");
+        }
+    }
+}

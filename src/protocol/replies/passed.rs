@@ -1,0 +1,41 @@
+//! What becomes of messages that are not looked into.
+
+use std::ops::Range;
+
+use super::{Disposition, Expected, Hold, OutstandingReplies, Span, UnexpectedReply};
+
+/// Who gets a row.
+pub(super) fn row_disposition(
+    replies: &OutstandingReplies,
+    hold: Hold,
+    tag: u8,
+) -> Result<Disposition, UnexpectedReply> {
+    match replies.head() {
+        _ if hold == Hold::Discarding => Ok(Disposition::Discard),
+        Some(Expected::Query(disposition)) => Ok(*disposition),
+        Some(Expected::Executed) => Ok(Disposition::Forward),
+        _ => Err(UnexpectedReply { tag }),
+    }
+}
+
+/// What is reported while pgweir's own query runs is not the client's.
+pub(super) fn asynchronous(head: Option<&Expected>) -> Disposition {
+    match head {
+        Some(Expected::Query(disposition)) => *disposition,
+        Some(Expected::Inspection | Expected::Aside | Expected::Checked(_)) => Disposition::Discard,
+        _ => Disposition::Forward,
+    }
+}
+
+pub(super) fn emit(spans: &mut Vec<Span>, range: Range<usize>, disposition: Disposition) {
+    if disposition == Disposition::Discard || range.is_empty() {
+        return;
+    }
+    if let Some(Span::Range(last)) = spans.last_mut()
+        && last.end == range.start
+    {
+        last.end = range.end;
+        return;
+    }
+    spans.push(Span::Range(range));
+}

@@ -2,7 +2,7 @@
 //! told with its own clock, and what was noted is judged when all is over, by values alone.
 //!
 //! `PGWEIR_CHECKER=full cargo test --test checker -- --nocapture --test-threads 1` is the full size, 25 times
-//! the usual one; a number instead of `full` is the number of checked reads of each test. Each comes with a
+//! the usual one; a number instead of `full` is another factor. Each comes with a
 //! control, in which the promise is switched off and must be seen broken.
 //!
 //! | Promise | Here | In other targets |
@@ -10,6 +10,9 @@
 //! | read your writes | under every fault, with blocks and asynchronous commits | `read_your_writes`: lag, pauses, DDL |
 //! | monotonic reads | lists that only grow, and a ring of numbers by one writer | `read_your_writes`: a counter |
 //! | causality across connections | | `causality` |
+//! | the same, where a replica shows a commit before its position says so | hundreds of tables dropped at once | |
+//! | no wait without lag | ends of pages, log that nobody flushes, a closed loop | |
+//! | closed on doubt | 12 things that may be wrong with a replica | `freshness`: privileges, promotions, fences |
 //! | latest | writers inside and outside of the proxy; cause never after effect | |
 //! | bounded staleness | four bounds under every fault, an idle cluster, replicas cut off | `freshness`: the monitor |
 //! | no more on the primary than its share | | `spill` |
@@ -20,11 +23,14 @@ mod checker {
     pub(crate) mod faults;
     pub(crate) mod fresh;
     pub(crate) mod history;
+    pub(crate) mod ineligible;
     pub(crate) mod judge;
+    pub(crate) mod order;
     pub(crate) mod sessions;
     pub(crate) mod stamps;
+    pub(crate) mod waits;
 
-    pub(crate) use super::{checked_reads, servers};
+    pub(crate) use super::{servers, sized};
 }
 mod harness;
 
@@ -52,13 +58,14 @@ async fn servers() -> (&'static LocalCluster, MutexGuard<'static, ()>) {
     (servers, alone)
 }
 
-/// How many reads a test checks that checks `usual` of them if nothing is said.
-fn checked_reads(usual: usize) -> usize {
-    match full_size::<String>("PGWEIR_CHECKER").as_deref() {
-        None => usual,
-        Some("full") => usual * 25,
-        Some(number) => number.parse().expect("full, or a number of reads"),
-    }
+/// How much a test does that does `usual` if nothing is said.
+fn sized(usual: usize) -> usize {
+    let times = match full_size::<String>("PGWEIR_CHECKER").as_deref() {
+        None => 1,
+        Some("full") => 25,
+        Some(number) => number.parse().expect("full, or a factor"),
+    };
+    usual * times
 }
 
 /// Has 16 sessions work under the faults of `menu`, and judges what they noted.
@@ -92,7 +99,7 @@ fn assert_nothing_broken(what: &str, (recorded, verdict, line): &(Recorded, Verd
         let history = &recorded.histories[first.client];
         panic!("{what}: {first:?}\n{}", history.leading_to(first.operation));
     }
-    assert!(verdict.refused * 100 <= verdict.reads, "{what}: {line}");
+    assert!(verdict.refused * 20 <= verdict.reads, "{what}: {line}");
 }
 
 fn plan(reads: usize) -> Plan {
@@ -107,7 +114,7 @@ fn plan(reads: usize) -> Plan {
 async fn sessions_see_their_writes_and_never_less_than_before_whatever_happens_to_replicas() {
     let (servers, _alone) = servers().await;
     let proxy = Proxy::start(servers, "").await;
-    let run = run(&proxy, &Fault::ALL, plan(checked_reads(4_000))).await;
+    let run = run(&proxy, &Fault::ALL, plan(sized(3_000))).await;
     assert_nothing_broken("every fault", &run);
     let on_replicas = run.0.share_not_from(servers.port(0));
     assert!(on_replicas >= 0.1, "the primary has served all: {}", run.2);
@@ -122,7 +129,7 @@ async fn with_the_guarantee_off_sessions_miss_writes_and_go_back() {
         let delay = Duration::from_millis(delay);
         servers.set_apply_delay(replica, delay).await.unwrap();
     }
-    let (recorded, verdict, line) = run(&proxy, &[], plan(checked_reads(2_000))).await;
+    let (recorded, verdict, line) = run(&proxy, &[], plan(sized(1_500))).await;
     for replica in servers.replicas() {
         let no_delay = Duration::ZERO;
         servers.set_apply_delay(replica, no_delay).await.unwrap();

@@ -202,6 +202,9 @@ impl Session {
             }
             sleep(random_range(Duration::ZERO..=self.plan.think)).await;
             for _ in 0..random_range(4..=12) {
+                if self.connected.client.is_closed() {
+                    break;
+                }
                 if random_bool(0.5) {
                     self.read_list(self.some_list()).await;
                 } else {

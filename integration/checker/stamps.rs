@@ -164,9 +164,14 @@ async fn count_up(client: Client, row: i32, pause: Duration, ending: Arc<AtomicB
             client.batch_execute(&set).await.unwrap();
         }
         stamps.begun.push(Instant::now());
-        let writing = async { client.execute(&write, &[&number, &row]).await };
-        let written = timeout(LIMIT, writing).await.expect("in time");
-        written.unwrap();
+        let writing = async {
+            // Through the proxy it may be refused for a moment; once more does no harm.
+            while let Err(error) = client.execute(&write, &[&number, &row]).await {
+                println!("a write was refused: {error:?}");
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(LIMIT, writing).await.expect("in time");
         stamps.acknowledged.push(Instant::now());
         sleep(pause).await;
     }
@@ -217,6 +222,7 @@ async fn read_one(url: String, settings: String, reads: usize) -> Sightings {
             Err(error) => {
                 println!("a read was refused: {error:?}");
                 sightings.refused += 1;
+                sleep(Duration::from_millis(50)).await;
             }
         }
         if client.is_closed() {

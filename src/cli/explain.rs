@@ -12,10 +12,8 @@ use crate::control::catalog::{CatalogError, load_from_primary};
 use crate::core::catalog::{Catalog, Persistence, RelationKind, RelationRow};
 use crate::core::classify::{Analysis, analyse, judge};
 use crate::core::policy::{Balance, RoutingPolicy, Transactions};
-use crate::core::statement::{
-    AccessMode, CatalogEffect, Classification, Hint, SessionEffect, SettingChange,
-    StatementVerdict, TransactionControl,
-};
+use crate::core::statement::{Classification, Hint};
+use crate::core::words::{class, destination, effects, hint};
 
 /// Prints how statements would be classified and routed, and why.
 ///
@@ -204,7 +202,7 @@ fn write_text(streams: &mut Streams<'_>, sql: &str, found: &Classification) -> i
     writeln!(out, "  reason:  {}", found.reason.as_str())?;
     writeln!(out, "  goes to: {}", destination(found))?;
     for (number, verdict) in (1..).zip(&found.statements) {
-        let facts = facts(verdict).join(", ");
+        let facts = effects(verdict).join(", ");
         match found.statements.len() {
             1 if facts.is_empty() => {}
             1 => writeln!(out, "  effect:  {facts}")?,
@@ -233,7 +231,7 @@ fn as_json(sql: &str, found: &Classification, knowledge: &Knowledge) -> Value {
             json!({
                 "class": class(verdict.access),
                 "reason": verdict.reason.as_str(),
-                "effects": facts(verdict),
+                "effects": effects(verdict),
             })
         })
         .collect();
@@ -249,93 +247,6 @@ fn as_json(sql: &str, found: &Classification, knowledge: &Knowledge) -> Value {
             Knowledge::Live { .. } => "live",
         },
     })
-}
-
-fn class(access: AccessMode) -> &'static str {
-    match access {
-        AccessMode::ReadOnly => "read",
-        AccessMode::ReadWrite => "write",
-    }
-}
-
-fn destination(found: &Classification) -> &'static str {
-    let answered = |verdict: &StatementVerdict| matches!(verdict.session, SessionEffect::Proxy(_));
-    if !found.statements.is_empty() && found.statements.iter().all(answered) {
-        return "nowhere: pgweir answers it";
-    }
-    match found.access {
-        AccessMode::ReadOnly => {
-            "a replica that is fresh enough for the session, or the primary if none is"
-        }
-        AccessMode::ReadWrite => "the primary",
-    }
-}
-
-/// What a statement does beside its result.
-fn facts(verdict: &StatementVerdict) -> Vec<String> {
-    let mut facts = Vec::new();
-    match verdict.transaction {
-        TransactionControl::None => {}
-        TransactionControl::Begin(_) => facts.push("begins a transaction block".into()),
-        TransactionControl::Commit(_) => facts.push("commits the transaction block".into()),
-        TransactionControl::Rollback(_) => facts.push("rolls the transaction block back".into()),
-        TransactionControl::Savepoint => facts.push("works on a savepoint".into()),
-        TransactionControl::SetModes(_) => facts.push("sets transaction modes".into()),
-        TransactionControl::TwoPhase => facts.push("works on a prepared transaction".into()),
-    }
-    match &verdict.session {
-        SessionEffect::None => {}
-        SessionEffect::Setting(SettingChange::Set { name, .. }) => {
-            facts.push(format!(
-                "sets {name}, repeated on every connection of the session"
-            ));
-        }
-        SessionEffect::Setting(SettingChange::Reset { name }) => {
-            facts.push(format!("resets {name} on every connection of the session"));
-        }
-        SessionEffect::Setting(SettingChange::ResetAll) => {
-            facts.push("resets every setting of the session".into());
-        }
-        SessionEffect::DeallocateAll => {
-            facts.push("drops every prepared statement of the session".into());
-        }
-        SessionEffect::DiscardAll => facts.push("makes the session as new".into()),
-        SessionEffect::Pins(reason) | SessionEffect::MayConfigure(reason, _) => {
-            facts.push(format!(
-                "keeps the session on its connection ({})",
-                reason.as_str()
-            ));
-        }
-        SessionEffect::Proxy(_) => facts.push("is a statement for pgweir itself".into()),
-    }
-    match &verdict.catalog {
-        CatalogEffect::None => {}
-        CatalogEffect::MayChange => facts.push("makes pgweir load the catalog again".into()),
-        CatalogEffect::Touches(names) => facts.extend(
-            names
-                .iter()
-                .map(|touched| format!("makes pgweir load the catalog again for {}", touched.name)),
-        ),
-    }
-    facts
-}
-
-fn hint(hint: &Hint) -> Vec<String> {
-    let consistency = hint
-        .consistency
-        .map(|mode| format!("consistency {}", mode.as_str()));
-    let staleness = hint.max_staleness.map(|bound| match bound {
-        Some(bound) => format!("max_staleness {bound:?}"),
-        None => "max_staleness none".to_owned(),
-    });
-    let route = hint.route_primary.map(|_| "route primary".to_owned());
-    let key = hint.key.as_ref().map(|key| format!("key {key}"));
-    consistency
-        .into_iter()
-        .chain(staleness)
-        .chain(route)
-        .chain(key)
-        .collect()
 }
 
 #[cfg(test)]

@@ -21,3 +21,4 @@ pub mod router;
 pub mod segment;
 pub mod snapshot;
 pub mod statement;
+pub mod words;

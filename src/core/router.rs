@@ -6,12 +6,16 @@
 //! * What is not measured, or measured too long ago, is never fresh.
 //! * Every decision carries its reason; the same input gives the same decision.
 
+mod forecast;
+
 use std::time::{Duration, Instant};
 
 use super::guarantee::Floor;
 use super::policy::{Balance, ConsistencyPolicy, OnNoReplica, RoutingPolicy};
 use super::snapshot::{Eligibility, NodeId, NodeRole, NodeState, ReplayLag, RoutingSnapshot};
 use crate::limits::SAMPLE_EXPIRY;
+
+pub use forecast::{Forecast, Standing, expected_wait, forecast, standing};
 
 /// What is asked of the router.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -381,19 +385,6 @@ fn wait_on(
         Some(until) if world.now < until => Decision::Wait { until, floor },
         Some(_) | None => Decision::Refuse(NoRoute::NoFreshReplica),
     }
-}
-
-/// How long it will take at least until a replica in rotation may serve the read, if each keeps its
-/// distance from the primary; `None` if there is none, or if it cannot be told.
-pub fn expected_wait(request: &RouteRequest, world: &RouteWorld<'_>) -> Option<Duration> {
-    let rotation = NodeSet::of(world, |node| serves(node, request, world));
-    members(rotation, world)
-        .filter_map(|node| {
-            let bound = request.floor.bound_for(node.id, node.incarnation);
-            let ready = bound.map_or(Some(world.now), |bound| bound.checked_add(behind(node)))?;
-            Some(ready.saturating_duration_since(world.now))
-        })
-        .min()
 }
 
 fn deadline(patience: Patience, wait: Duration) -> Option<Instant> {

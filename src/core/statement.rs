@@ -110,6 +110,13 @@ pub enum ProxyStatement {
         /// Name without the `pgweir.` prefix, lower-case.
         name: String,
     },
+    /// `EXPLAIN ROUTE statement`.
+    ExplainRoute {
+        /// The text without the two words: the statement, and the comments around it.
+        sql: String,
+        /// The highest number of a parameter (`$1`) in it; 0 if it has none.
+        parameters: u16,
+    },
 }
 
 /// Why a session must keep the connection it has.

@@ -267,9 +267,16 @@ impl<'a> Collector<'a> {
         let statements = self.statements.into_iter();
         Analysis {
             statements: statements
-                .map(|facts| if batch { facts.without_tokens() } else { facts })
+                .map(|facts| {
+                    if batch {
+                        facts.without_tokens().without_explanation()
+                    } else {
+                        facts
+                    }
+                })
                 .collect(),
             hint,
         }
+        .with_hints_of_explained()
     }
 }

@@ -5,6 +5,7 @@ use super::ddl;
 use super::lexer::Piece;
 use super::query;
 use super::references::{self, Form, References};
+use super::route;
 use super::session::{self, Outcome};
 use super::tokens;
 use super::transaction::{self, Clarity};
@@ -154,7 +155,7 @@ pub(super) fn statement(sql: &[u8], pieces: &[Piece<'_>]) -> StatementFacts {
         "truncate" => StatementFacts::plain(Reason::Write),
         "copy" => copy(sql, rest),
         "lock" => StatementFacts::plain(Reason::LockTable),
-        "explain" => explain(sql, rest),
+        "explain" => route::explained(sql, pieces).unwrap_or_else(|| explain(sql, rest)),
         "vacuum" | "analyze" | "analyse" | "cluster" | "reindex" | "checkpoint" | "refresh" => {
             StatementFacts::plain(Reason::Maintenance)
         }

@@ -44,6 +44,7 @@ mod looks;
 mod normalise;
 mod query;
 mod references;
+mod route;
 mod session;
 mod tokens;
 mod transaction;

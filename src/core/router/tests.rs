@@ -9,6 +9,7 @@ use crate::core::policy::{ReadAfterWrite, Transactions};
 use crate::core::snapshot::Incarnation;
 use crate::core::statement::Consistency;
 
+mod forecasts;
 mod spill;
 
 const P: NodeId = NodeId(0);

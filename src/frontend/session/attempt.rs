@@ -1,6 +1,8 @@
 //! Has a segment run on a node that routing chooses; and on another one, where the first proves
 //! that nothing of it has run.
 
+use std::time::Duration;
+
 use super::link::{Link, LinkError, Pause};
 use super::plan::{Needs, Plan};
 use super::refusal::checkout_refusal;
@@ -12,7 +14,7 @@ use crate::core::retry::{AfterError, NamesRecovery, after_replica_error};
 use crate::core::router::{NodeSet, Route, RouteReason, RouteRequest, Spill, Target};
 use crate::core::segment::Begun;
 use crate::core::snapshot::{NodeId, NodeRole};
-use crate::core::statement::TransactionControl;
+use crate::core::statement::{Consistency, TransactionControl};
 use crate::frontend::error::ProxyError;
 use crate::limits::READ_ATTEMPTS;
 use crate::metrics::RetryCause;
@@ -55,48 +57,13 @@ impl Session {
         plan: &Plan,
         mut extent: Extent,
     ) -> Result<(), SessionEnd> {
-        let mode = self.consistency();
-        let hint = plan
-            .texts
-            .first()
-            .map(|text| text.hint.clone())
-            .unwrap_or_default();
         let begun = match &self.block {
             // Boxed: few sessions come here, and every one would keep room for it.
             Some(_) => Box::pin(self.begun(plan, extent.arrived)).await,
             None => Begun::No,
         };
-        let target = match plan.target(mode, begun) {
-            // What it has begun cannot be moved to another node any more.
-            Target::Read if extent.end == SegmentEnd::Flush && !closes_early(plan, extent) => {
-                Target::Primary(RouteReason::NotUnderstood)
-            }
-            // A hot standby has no SERIALIZABLE (manual, "Hot Standby").
-            Target::Read if self.state.is_serializable_by_default() => {
-                Target::Primary(RouteReason::Transaction)
-            }
-            Target::Read if self.state.has_nonstandard_strings() || self.begins_blindly(plan) => {
-                Target::Primary(RouteReason::NotUnderstood)
-            }
-            target @ (Target::Read | Target::Primary(_)) => target,
-        };
-        let own = self.state.own().max_staleness.bound();
-        let bound = hint.max_staleness.unwrap_or(own);
-        let mode = hint.consistency.unwrap_or(mode);
-        let policy = &self.policies.consistency;
-        let floor = self
-            .state
-            .guarantee
-            .floor(policy, mode, bound, extent.arrived);
-        let floor = self.keyed_floor(floor, plan, (mode, extent.arrived));
-        let request = RouteRequest {
-            target,
-            floor,
-            excluded: NodeSet::default(),
-            spill: Spill::default(),
-        };
         let mut attempts = Attempts {
-            request,
+            request: self.request(plan, extent, begun),
             count: 0,
             misrouted: None,
         };
@@ -125,6 +92,43 @@ impl Session {
                 Err(Failure::Session(end)) => return Err(end),
             }
         }
+    }
+
+    /// What is asked of the router for a segment that stands in the block `begun`.
+    pub(super) fn request(&self, plan: &Plan, extent: Extent, begun: Begun) -> RouteRequest {
+        let target = match plan.target(self.consistency(), begun) {
+            // What it has begun cannot be moved to another node any more.
+            Target::Read if extent.end == SegmentEnd::Flush && !closes_early(plan, extent) => {
+                Target::Primary(RouteReason::NotUnderstood)
+            }
+            // A hot standby has no SERIALIZABLE (manual, "Hot Standby").
+            Target::Read if self.state.is_serializable_by_default() => {
+                Target::Primary(RouteReason::Transaction)
+            }
+            Target::Read if self.state.has_nonstandard_strings() || self.begins_blindly(plan) => {
+                Target::Primary(RouteReason::NotUnderstood)
+            }
+            target @ (Target::Read | Target::Primary(_)) => target,
+        };
+        let (mode, bound) = self.promised(plan);
+        let arrived = extent.arrived;
+        let policy = &self.policies.consistency;
+        let floor = self.state.guarantee.floor(policy, mode, bound, arrived);
+        RouteRequest {
+            target,
+            floor: self.keyed_floor(floor, plan, (mode, arrived)),
+            excluded: NodeSet::default(),
+            spill: Spill::default(),
+        }
+    }
+
+    /// The mode and the bound of staleness in which a segment reads, the policy's bound apart.
+    pub(super) fn promised(&self, plan: &Plan) -> (Consistency, Option<Duration>) {
+        let hint = plan.texts.first().map(|text| &text.hint);
+        let own = self.state.own().max_staleness.bound();
+        let bound = hint.and_then(|hint| hint.max_staleness).unwrap_or(own);
+        let mode = hint.and_then(|hint| hint.consistency);
+        (mode.unwrap_or_else(|| self.consistency()), bound)
     }
 
     /// Whether the segment begins a block of which no later statement could be judged: on a replica

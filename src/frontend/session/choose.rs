@@ -10,8 +10,8 @@ use super::attempt::Failure;
 use super::{Session, now};
 use crate::core::policy::Balance;
 use crate::core::router::{
-    Decision, NoRoute, Patience, Route, RouteReason, RouteRequest, RouteWorld, Spill, Target,
-    expected_wait, route,
+    Decision, Forecast, NoRoute, Patience, Route, RouteReason, RouteRequest, RouteWorld, Spill,
+    Target, expected_wait, forecast, route,
 };
 use crate::core::snapshot::{Incarnation, NodeId, NodeRole, RoutingSnapshot};
 use crate::frontend::error::ProxyError;
@@ -105,7 +105,11 @@ impl Session {
     }
 
     /// What a decision at the instant `at` looks at.
-    fn world<'a>(&'a self, snapshot: &'a RoutingSnapshot, at: Instant) -> RouteWorld<'a> {
+    pub(super) fn world<'a>(
+        &'a self,
+        snapshot: &'a RoutingSnapshot,
+        at: Instant,
+    ) -> RouteWorld<'a> {
         RouteWorld {
             snapshot,
             routing: &self.policies.routing,
@@ -114,6 +118,27 @@ impl Session {
             now: at,
             pick: self.pick(),
         }
+    }
+
+    /// Foresees where [`Self::choose`] would lead at the instant `at`; nothing is taken or counted.
+    pub(super) fn foresee(&mut self, request: &RouteRequest, at: Instant) -> Forecast {
+        self.cluster.shared.loads(&mut self.loads);
+        // The turn that the statement would have, which is not taken.
+        let turn = self.picks;
+        self.picks = turn.wrapping_add(1);
+        let snapshot = self.cluster.world.routing.load();
+        let mut foreseen = forecast(request, &self.world(&snapshot, at));
+        let places = self.spill_places();
+        if foreseen.is_displaced() && places.is_some_and(|free| free.available_permits() == 0) {
+            let spill = Spill::Full;
+            foreseen = forecast(
+                &RouteRequest { spill, ..*request },
+                &self.world(&snapshot, at),
+            );
+        }
+        drop(snapshot);
+        self.picks = turn;
+        foreseen
     }
 
     /// Takes one of the primary's places for displaced reads; `false` if all are taken.

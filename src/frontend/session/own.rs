@@ -6,8 +6,9 @@ use crate::frontend::classification::CachedText;
 use crate::frontend::error::{ProxyError, Severity};
 use crate::frontend::session::link::Link;
 use crate::frontend::session::state::SessionState;
+use crate::frontend::statements::Prepared;
 use crate::protocol::backend::{TransactionStatus, tag};
-use crate::protocol::message::{write_message, write_string};
+use crate::protocol::message::{Reader, write_message, write_string};
 
 /// A whole `ParseComplete`.
 pub(super) const PARSE_COMPLETE: [u8; 5] = [tag::PARSE_COMPLETE, 0, 0, 0, 4];
@@ -73,8 +74,8 @@ impl Context {
         state: &mut SessionState,
     ) -> Vec<u8> {
         let mut out = Vec::new();
-        if let ProxyStatement::Show { name } = statement {
-            write_row_description(&mut out, name);
+        if let Some(columns) = columns(statement) {
+            write_row_description(&mut out, &columns);
         }
         match self.run(statement, state) {
             Ok(answer) => out.extend_from_slice(&answer),
@@ -93,25 +94,38 @@ impl Context {
     /// When the text is no statement for pgweir.
     pub(super) fn describe_portal(text: &CachedText) -> Result<Box<[u8]>, ProxyError> {
         let mut out = Vec::new();
-        match statement_of(text).ok_or(ProxyError::Internal)? {
-            ProxyStatement::Show { name } => write_row_description(&mut out, name),
-            ProxyStatement::Set { .. }
-            | ProxyStatement::SetLocal { .. }
-            | ProxyStatement::Reset { .. } => out.extend_from_slice(&NO_DATA),
+        match columns(statement_of(text).ok_or(ProxyError::Internal)?) {
+            Some(columns) => write_row_description(&mut out, &columns),
+            None => out.extend_from_slice(&NO_DATA),
         }
         Ok(out.into())
     }
 
-    /// The answer to Describe of a statement: it has no parameters.
+    /// The answer to Describe of a statement, with the types of parameters that its Parse gave; the
+    /// others are texts, since nobody looks at their values.
     ///
     /// # Errors
-    /// When the text is no statement for pgweir.
-    pub(super) fn describe_statement(text: &CachedText) -> Result<Box<[u8]>, ProxyError> {
+    /// When the text is no statement for pgweir, or the types are none.
+    pub(super) fn describe_statement(statement: &Prepared) -> Result<Box<[u8]>, ProxyError> {
+        let count = match statement_of(&statement.text).ok_or(ProxyError::Internal)? {
+            ProxyStatement::ExplainRoute { parameters, .. } => *parameters,
+            ProxyStatement::Set { .. }
+            | ProxyStatement::SetLocal { .. }
+            | ProxyStatement::Reset { .. }
+            | ProxyStatement::Show { .. } => 0,
+        };
+        let mut given = Reader::new(&statement.types);
+        let told = u16::from_be_bytes(given.int16()?.to_be_bytes());
         let mut out = Vec::new();
         write_message(&mut out, tag::PARAMETER_DESCRIPTION, |body| {
-            body.extend_from_slice(&0_i16.to_be_bytes());
+            let count = count.max(told);
+            body.extend_from_slice(&count.to_be_bytes());
+            for _ in 0..count {
+                let oid = given.int32().ok().filter(|oid| *oid != 0);
+                body.extend_from_slice(&oid.unwrap_or(TEXT_OID).to_be_bytes());
+            }
         });
-        out.extend_from_slice(&Self::describe_portal(text)?);
+        out.extend_from_slice(&Self::describe_portal(&statement.text)?);
         Ok(out.into())
     }
 
@@ -139,7 +153,9 @@ impl Context {
             ProxyStatement::Set { name, .. } | ProxyStatement::SetLocal { name, .. } => {
                 name == "key" || name == "after"
             }
-            ProxyStatement::Reset { .. } | ProxyStatement::Show { .. } => false,
+            ProxyStatement::Reset { .. }
+            | ProxyStatement::Show { .. }
+            | ProxyStatement::ExplainRoute { .. } => false,
         };
         if binds && self.block == Block::OnReplica {
             return Err(ProxyError::TooLateInBlock);
@@ -148,8 +164,14 @@ impl Context {
         let mut out = Vec::new();
         let command = match statement {
             ProxyStatement::Show { name } => {
-                write_row(&mut out, &state.show_own(name, self.default)?);
+                write_row(&mut out, &[&state.show_own(name, self.default)?]);
                 "SHOW"
+            }
+            ProxyStatement::ExplainRoute { sql, .. } => {
+                for (name, value) in state.tokens.facts(sql)? {
+                    write_row(&mut out, &[name, value]);
+                }
+                "EXPLAIN"
             }
             ProxyStatement::Set { .. } | ProxyStatement::SetLocal { .. } => "SET",
             ProxyStatement::Reset { .. } => "RESET",
@@ -161,26 +183,41 @@ impl Context {
     }
 }
 
-/// One column of type `text` with the setting's full name.
-fn write_row_description(out: &mut Vec<u8>, name: &str) {
+/// The names of the columns of the answer; `None` if it has no rows.
+fn columns(statement: &ProxyStatement) -> Option<Vec<String>> {
+    match statement {
+        ProxyStatement::Show { name } => Some(vec![format!("pgweir.{name}")]),
+        ProxyStatement::ExplainRoute { .. } => Some(vec!["fact".to_owned(), "value".to_owned()]),
+        ProxyStatement::Set { .. }
+        | ProxyStatement::SetLocal { .. }
+        | ProxyStatement::Reset { .. } => None,
+    }
+}
+
+/// Columns of type `text`.
+fn write_row_description(out: &mut Vec<u8>, columns: &[String]) {
     write_message(out, tag::ROW_DESCRIPTION, |body| {
-        body.extend_from_slice(&1_i16.to_be_bytes());
-        write_string(body, format!("pgweir.{name}").as_bytes());
-        // No table, no attribute number.
-        body.extend_from_slice(&0_i32.to_be_bytes());
-        body.extend_from_slice(&0_i16.to_be_bytes());
-        body.extend_from_slice(&TEXT_OID.to_be_bytes());
-        // Variable length, no type modifier, text format (the same bytes as binary for `text`).
-        body.extend_from_slice(&(-1_i16).to_be_bytes());
-        body.extend_from_slice(&(-1_i32).to_be_bytes());
-        body.extend_from_slice(&0_i16.to_be_bytes());
+        body.extend_from_slice(&u16::try_from(columns.len()).unwrap_or(0).to_be_bytes());
+        for name in columns {
+            write_string(body, name.as_bytes());
+            // No table, no attribute number.
+            body.extend_from_slice(&0_i32.to_be_bytes());
+            body.extend_from_slice(&0_i16.to_be_bytes());
+            body.extend_from_slice(&TEXT_OID.to_be_bytes());
+            // Variable length, no type modifier, text format (the same bytes as binary for `text`).
+            body.extend_from_slice(&(-1_i16).to_be_bytes());
+            body.extend_from_slice(&(-1_i32).to_be_bytes());
+            body.extend_from_slice(&0_i16.to_be_bytes());
+        }
     });
 }
 
-fn write_row(out: &mut Vec<u8>, value: &str) {
+fn write_row(out: &mut Vec<u8>, values: &[&str]) {
     write_message(out, tag::DATA_ROW, |body| {
-        body.extend_from_slice(&1_i16.to_be_bytes());
-        body.extend_from_slice(&i32::try_from(value.len()).unwrap_or(0).to_be_bytes());
-        body.extend_from_slice(value.as_bytes());
+        body.extend_from_slice(&u16::try_from(values.len()).unwrap_or(0).to_be_bytes());
+        for value in values {
+            body.extend_from_slice(&i32::try_from(value.len()).unwrap_or(0).to_be_bytes());
+            body.extend_from_slice(value.as_bytes());
+        }
     });
 }

@@ -230,7 +230,11 @@ impl Plan {
                 Named::Portal(name) => self.portal(name, state),
                 Named::Unknown => self.need_held(),
             },
-            tag::EXECUTE => self.portal(Reader::new(body).string()?, state),
+            tag::EXECUTE => {
+                let name = Reader::new(body).string()?;
+                self.portal(name, state);
+                self.own_portal(name, state, texts)?;
+            }
             tag::CLOSE => {
                 self.reach = Reach::Others;
                 match Named::read(body)? {
@@ -293,6 +297,21 @@ impl Plan {
         if !opened_here && !state.proxy_portals.contains_key(name) {
             self.need_held();
         }
+    }
+
+    /// A portal of an earlier segment that stands for a statement pgweir answers itself.
+    fn own_portal(
+        &mut self,
+        name: &[u8],
+        state: &SessionState,
+        texts: &mut impl Texts,
+    ) -> Result<(), ProxyError> {
+        let opened_here = self.portals.iter().any(|portal| portal == name);
+        if !opened_here && let Some(statement) = state.proxy_portals.get(name) {
+            let classification = self.route(&statement.text, texts)?;
+            self.executed.push(classification);
+        }
+        Ok(())
     }
 
     fn statement(&self, name: &[u8], state: &SessionState) -> Option<Arc<CachedText>> {

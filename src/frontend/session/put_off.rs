@@ -49,11 +49,15 @@ pub(super) enum Fate {
 }
 
 /// What pgweir does with a segment that only controls a block.
-enum Control {
+pub(super) enum Control {
+    /// It begins a block, which no node sees yet.
     Begin(Box<str>, TransactionModes),
+    /// It ends a block that no node has seen.
     End,
     /// Of a statement that was prepared by a Parse message.
     Deallocate(String),
+    /// It stands in a block that no node has seen and that has failed.
+    Refuse,
 }
 
 impl Session {
@@ -64,22 +68,14 @@ impl Session {
         plan: &Plan,
         extent: Extent,
     ) -> Result<bool, SessionEnd> {
-        let node_waits = |link: &Link| !link.is_quiet() || link.batch == Batch::Open;
-        if self.link.as_deref().is_some_and(node_waits) {
-            return Ok(false);
-        }
-        let block = self.block.as_deref();
-        let put_off = block.and_then(|block| block.put_off.as_ref());
-        let fate = put_off.map(|begin| begin.fate);
-        let text = self.only_text(extent).filter(|_| plan.needs == Needs::Node);
-        let linked = self.link.is_some();
-        let words = match (text.and_then(|sql| self.control(plan, sql)), fate) {
-            (Some(Control::Deallocate(name)), None | Some(Fate::Fine)) => {
+        let text = self.only_text(extent);
+        let words = match self.control_of(plan, text) {
+            None => return Ok(false),
+            Some(Control::Deallocate(name)) => {
                 self.state.statements.remove(name.as_bytes());
                 "DEALLOCATE"
             }
-            _ if linked => return Ok(false),
-            (Some(Control::Begin(sql, modes)), None) if !self.state.has_block_timeout() => {
+            Some(Control::Begin(sql, modes)) => {
                 let words = if sql
                     .as_bytes()
                     .first()
@@ -97,23 +93,20 @@ impl Session {
                 })));
                 words
             }
-            (Some(Control::End), Some(fate)) => {
+            Some(Control::End) => {
+                let fate = self.put_off_fate();
                 self.block = None;
                 self.drop_stray_marks();
-                if fate == Fate::Failed || ends_with_rollback(plan) {
+                if fate == Some(Fate::Failed) || ends_with_rollback(plan) {
                     "ROLLBACK"
                 } else {
                     "COMMIT"
                 }
             }
-            (_, Some(Fate::Failed)) => {
+            Some(Control::Refuse) => {
                 self.refuse(&ProxyError::InFailedTransaction, extent)
                     .await?;
                 return Ok(true);
-            }
-            (Some(Control::Begin(..)), None | Some(Fate::Fine))
-            | (Some(Control::End) | None, _) => {
-                return Ok(false);
             }
         };
         self.note_unnamed(plan, extent);
@@ -122,6 +115,35 @@ impl Session {
         self.inbound.consume(extent.length);
         self.write_client(&answer).await?;
         Ok(true)
+    }
+
+    /// What pgweir does itself with a segment that runs `text` and nothing else, or another one;
+    /// `None` if a node is needed.
+    pub(super) fn control_of(&self, plan: &Plan, text: Option<&[u8]>) -> Option<Control> {
+        let node_waits = |link: &Link| !link.is_quiet() || link.batch == Batch::Open;
+        if self.link.as_deref().is_some_and(node_waits) {
+            return None;
+        }
+        let fate = self.put_off_fate();
+        let text = text.filter(|_| plan.needs == Needs::Node);
+        let control = text.and_then(|sql| self.control(plan, sql));
+        match (control, fate) {
+            (Some(control @ Control::Deallocate(_)), None | Some(Fate::Fine)) => Some(control),
+            _ if self.link.is_some() => None,
+            (Some(control @ Control::Begin(..)), None) if !self.state.has_block_timeout() => {
+                Some(control)
+            }
+            (Some(control @ Control::End), Some(_)) => Some(control),
+            (_, Some(Fate::Failed)) => Some(Control::Refuse),
+            _ => None,
+        }
+    }
+
+    fn put_off_fate(&self) -> Option<Fate> {
+        let block = self.block.as_deref();
+        block
+            .and_then(|block| block.put_off.as_ref())
+            .map(|begin| begin.fate)
     }
 
     fn control(&self, plan: &Plan, sql: &[u8]) -> Option<Control> {

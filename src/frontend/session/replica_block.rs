@@ -8,8 +8,11 @@ use super::plan::{Needs, Plan};
 use super::serve::Extent;
 use super::{Session, SessionEnd};
 use crate::core::router::{RouteReason, RouteRequest};
-use crate::core::segment::may_stay_on_replica;
+use crate::core::segment::{may_join_replica_block, may_stay_on_replica};
+use crate::core::snapshot::NodeRole;
+use crate::core::statement::{AccessMode, TransactionControl};
 use crate::frontend::error::ProxyError;
+use crate::protocol::backend::TransactionStatus;
 use crate::protocol::replies::Hold;
 
 /// What the client is told when the block cannot go on.
@@ -17,7 +20,57 @@ pub(super) const REFUSED: ProxyError = ProxyError::Unsupported(
     "this statement must run on the primary, and its read-only transaction runs on a replica",
 );
 
+/// What becomes of a read-only block on a replica at a segment that does not fit in it.
+pub(super) enum Leaving {
+    /// It goes on on the primary, begun with these words.
+    Anew(&'static str),
+    /// The replica runs the segment all the same.
+    Stays,
+    /// The session ends.
+    Refused(ProxyError),
+}
+
 impl Session {
+    /// Why the segment runs on the connection that the session holds; `None` if it leaves a replica's
+    /// block.
+    pub(super) fn runs_here(&self, link: &Link, plan: &Plan) -> Option<RouteReason> {
+        // A block that has failed refuses everything but its end itself.
+        let refuses = link.scanner.status == TransactionStatus::Failed && !ends_and_goes_on(plan);
+        let new_key = link.route.role == NodeRole::Replica && self.meets_new_key(plan);
+        let joins = refuses || (joins_replica_block(plan) && !new_key);
+        if link.route.role == NodeRole::Replica && !joins {
+            return None;
+        }
+        Some(match (self.pin, link.route.role) {
+            (Some(_), _) => RouteReason::Pinned,
+            (None, NodeRole::Replica) => RouteReason::ReadOnlyTransaction,
+            (None, NodeRole::Primary | NodeRole::Unknown) if self.block.is_some() => {
+                RouteReason::Transaction
+            }
+            (None, NodeRole::Primary | NodeRole::Unknown) => link.route.reason,
+        })
+    }
+
+    /// What becomes of the block at a segment for which [`Self::runs_here`] has no reason.
+    pub(super) fn leaving(&self, plan: &Plan) -> Leaving {
+        let begin = self.block.as_ref().and_then(|block| block.begun_anew());
+        let settings = &self.state.settings.0;
+        let isolation_is_set = settings.contains_key("default_transaction_isolation");
+        if let Some(begin) = begin.filter(|_| !isolation_is_set) {
+            return Leaving::Anew(begin);
+        }
+        if self.meets_new_key(plan) {
+            return Leaving::Refused(ProxyError::TooLateInBlock);
+        }
+        // The block cannot be moved: its statements share one snapshot. What leaves nothing on the
+        // connection runs where the block is; whether it may write, the replica judges itself.
+        let mut statements = plan.texts.iter().flat_map(|text| text.statements.iter());
+        if plan.needs == Needs::Primary || !statements.all(may_stay_on_replica) {
+            return Leaving::Refused(REFUSED);
+        }
+        Leaving::Stays
+    }
+
     /// Begins the block again on the primary and runs the segment there.
     pub(super) async fn leave_replica(
         &mut self,
@@ -25,17 +78,10 @@ impl Session {
         plan: &Plan,
         extent: Extent,
     ) -> Result<(), SessionEnd> {
-        let begin = self.block.as_ref().and_then(|block| block.begun_anew());
-        let isolation_is_set = self
-            .state
-            .settings
-            .0
-            .contains_key("default_transaction_isolation");
-        let Some(begin) = begin.filter(|_| !isolation_is_set) else {
-            if self.meets_new_key(plan) {
-                return Err(SessionEnd::Fatal(ProxyError::TooLateInBlock));
-            }
-            return self.stay_on_replica(link, plan, extent).await;
+        let begin = match self.leaving(plan) {
+            Leaving::Anew(begin) => begin,
+            Leaving::Stays => return self.stay_on_replica(link, plan, extent).await,
+            Leaving::Refused(error) => return Err(SessionEnd::Fatal(error)),
         };
         self.end_replica_block(link).await;
         let request = RouteRequest::to_primary(RouteReason::Transaction);
@@ -49,21 +95,40 @@ impl Session {
         self.finish(primary, plan, extent).await
     }
 
-    /// The block cannot be moved: its statements share one snapshot. What leaves nothing on the
-    /// connection runs where the block is; whether it may write, the replica judges itself.
+    /// Runs a segment in a block that cannot be moved.
     async fn stay_on_replica(
         &mut self,
         mut link: Box<Link>,
         plan: &Plan,
         extent: Extent,
     ) -> Result<(), SessionEnd> {
-        let mut statements = plan.texts.iter().flat_map(|text| text.statements.iter());
-        if plan.needs == Needs::Primary || !statements.all(may_stay_on_replica) {
-            return Err(SessionEnd::Fatal(REFUSED));
-        }
         link.route.reason = RouteReason::ReadOnlyTransaction;
         self.send(&mut link, plan, extent, Hold::Released)?;
         self.inbound.consume(extent.length);
         self.finish(link, plan, extent).await
     }
+}
+
+/// Whether everything in the segment may run in a read-only block on a replica.
+fn joins_replica_block(plan: &Plan) -> bool {
+    let texts = &plan.texts;
+    plan.needs != Needs::Primary
+        && texts.iter().all(|text| {
+            let understood = !text.statements.is_empty() || text.access == AccessMode::ReadOnly;
+            understood && text.statements.iter().all(may_join_replica_block)
+        })
+        && !ends_and_goes_on(plan)
+}
+
+/// Statements behind the end of the block would run outside it, where they are routed anew.
+fn ends_and_goes_on(plan: &Plan) -> bool {
+    let statements = plan.texts.iter().flat_map(|text| text.statements.iter());
+    let mut after_end = statements.skip_while(|statement| {
+        !matches!(
+            statement.transaction,
+            TransactionControl::Commit(_) | TransactionControl::Rollback(_)
+        )
+    });
+    after_end.next();
+    after_end.next().is_some()
 }

@@ -1,7 +1,6 @@
 //! Serves one whole segment: answers it, or has it run on the connection the session holds, or on
 //! one that routing chooses.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::io::AsyncWriteExt;
@@ -12,10 +11,7 @@ use super::plan::{Needs, Plan, Settings};
 use super::settle::Batch;
 use super::translate::{Comparing, Destination, Translation, Unsure};
 use super::{Next, Session, SessionEnd, SessionTexts, Skipping, now, own};
-use crate::core::router::RouteReason;
-use crate::core::segment::may_join_replica_block;
-use crate::core::snapshot::NodeRole;
-use crate::core::statement::{CatalogEffect, ProxyStatement, SessionEffect, TransactionControl};
+use crate::core::statement::{CatalogEffect, ProxyStatement, SessionEffect};
 use crate::frontend::buffers::BufferSize;
 use crate::frontend::error::{ProxyError, Severity};
 use crate::protocol::backend::TransactionStatus;
@@ -283,21 +279,10 @@ impl Session {
         if let Some(begin) = block.and_then(|block| block.until_write.take()) {
             return Box::pin(self.serve_until_write(link, begin, plan, extent)).await;
         }
-        // A block that has failed refuses everything but its end itself.
-        let refuses = link.scanner.status == TransactionStatus::Failed && !ends_and_goes_on(plan);
-        let new_key = link.route.role == NodeRole::Replica && self.meets_new_key(plan);
-        let joins = refuses || (joins_replica_block(plan) && !new_key);
-        if link.route.role == NodeRole::Replica && !joins {
+        let Some(reason) = self.runs_here(&link, plan) else {
             return self.leave_replica(link, plan, extent).await;
-        }
-        link.route.reason = match (self.pin, link.route.role) {
-            (Some(_), _) => RouteReason::Pinned,
-            (None, NodeRole::Replica) => RouteReason::ReadOnlyTransaction,
-            (None, NodeRole::Primary | NodeRole::Unknown) if self.block.is_some() => {
-                RouteReason::Transaction
-            }
-            (None, NodeRole::Primary | NodeRole::Unknown) => link.route.reason,
         };
+        link.route.reason = reason;
         self.use_names(&mut link, plan).await?;
         self.send(&mut link, plan, extent, Hold::Released)?;
         self.inbound.consume(extent.length);
@@ -432,18 +417,6 @@ fn own_statement(plan: &Plan) -> Option<ProxyStatement> {
     }
 }
 
-/// Whether everything in the segment may run in a read-only block on a replica.
-fn joins_replica_block(plan: &Plan) -> bool {
-    let texts: &[Arc<_>] = &plan.texts;
-    plan.needs != Needs::Primary
-        && texts.iter().all(|text| {
-            let understood = !text.statements.is_empty()
-                || text.access == crate::core::statement::AccessMode::ReadOnly;
-            understood && text.statements.iter().all(may_join_replica_block)
-        })
-        && !ends_and_goes_on(plan)
-}
-
 /// Whether the segment drops every prepared statement.
 fn forgets_statements(plan: &Plan) -> bool {
     let mut statements = plan.executed.iter().flat_map(|text| text.statements.iter());
@@ -466,17 +439,4 @@ fn up_to_first_execute(bytes: &[u8]) -> Option<usize> {
             return (next != tag::SYNC).then_some(at);
         }
     }
-}
-
-/// Statements behind the end of the block would run outside it, where they are routed anew.
-fn ends_and_goes_on(plan: &Plan) -> bool {
-    let statements = plan.texts.iter().flat_map(|text| text.statements.iter());
-    let mut after_end = statements.skip_while(|statement| {
-        !matches!(
-            statement.transaction,
-            TransactionControl::Commit(_) | TransactionControl::Rollback(_)
-        )
-    });
-    after_end.next();
-    after_end.next().is_some()
 }

@@ -226,7 +226,7 @@ impl SessionState {
                 }
                 self.own.reset(name)
             }
-            ProxyStatement::Show { .. } => Ok(()),
+            ProxyStatement::Show { .. } | ProxyStatement::ExplainRoute { .. } => Ok(()),
         }
     }
 
@@ -243,7 +243,8 @@ impl SessionState {
             ProxyStatement::Set { .. }
             | ProxyStatement::SetLocal { .. }
             | ProxyStatement::Reset { .. }
-            | ProxyStatement::Show { .. } => Ok(()),
+            | ProxyStatement::Show { .. }
+            | ProxyStatement::ExplainRoute { .. } => Ok(()),
         }
     }
 

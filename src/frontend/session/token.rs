@@ -1,10 +1,11 @@
-//! `SHOW pgweir.token` and `SET pgweir.after`: what needs a position of the primary is found out before
-//! the statement is answered.
+//! `SHOW pgweir.token`, `SET pgweir.after` and `EXPLAIN ROUTE`: what needs a position of the primary, or
+//! the whole session, is found out before the statement is answered.
 
 use std::time::Instant;
 
 use tokio::time::timeout;
 
+use super::explain::Fact;
 use super::plan::{Needs, Plan};
 use super::{Session, now};
 use crate::core::causality::positions::{PositionLog, Reached, SystemPosition};
@@ -21,6 +22,8 @@ pub(super) struct Prepared {
     token: Option<Result<String, ProxyError>>,
     /// Tokens to be taken, and the instants that they stand for.
     after: Vec<(String, Result<Instant, ProxyError>)>,
+    /// Statements that are to be explained, and the facts.
+    explained: Vec<(String, Vec<Fact>)>,
 }
 
 impl Prepared {
@@ -41,6 +44,21 @@ impl Prepared {
     pub(super) fn after(&self, token: &str) -> Result<Instant, ProxyError> {
         let found = self.after.iter().find(|(known, _)| known == token);
         found.map_or(Err(refused(token)), |(_, result)| result.clone())
+    }
+
+    /// The names and values of what decides about a statement.
+    ///
+    /// # Errors
+    /// When more statements were sent together than are explained.
+    pub(super) fn facts(&self, sql: &str) -> Result<Vec<(&str, &str)>, ProxyError> {
+        let found = self.explained.iter().find(|(known, _)| known == sql);
+        let (_, facts) = found.ok_or(ProxyError::Unsupported(
+            "too many EXPLAIN ROUTE were sent together",
+        ))?;
+        Ok(facts
+            .iter()
+            .map(|(name, value)| (&**name, &**value))
+            .collect())
     }
 }
 
@@ -64,6 +82,13 @@ impl Session {
                 {
                     let instant = self.take_token(value).await;
                     prepared.after.push((value.clone(), instant));
+                }
+                ProxyStatement::ExplainRoute { sql, .. } => {
+                    let is_known = prepared.explained.iter().any(|(known, _)| known == sql);
+                    if !is_known && prepared.explained.len() < TOKENS_PER_SEGMENT {
+                        let facts = self.explain(sql);
+                        prepared.explained.push((sql.clone(), facts));
+                    }
                 }
                 ProxyStatement::Show { .. }
                 | ProxyStatement::Set { .. }

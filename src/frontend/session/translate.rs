@@ -315,7 +315,7 @@ impl Translation<'_> {
                     return Ok(Step::Done);
                 };
                 if is_own(&statement) {
-                    to.answer(own::Context::describe_statement(&statement.text)?);
+                    to.answer(own::Context::describe_statement(&statement)?);
                 } else if name.is_empty() {
                     to.prepare_unnamed(&statement);
                     to.copy(message, Expected::Described);

@@ -20,6 +20,7 @@ use crate::core::retry::{AfterError, after_replica_error};
 use crate::core::router::{RouteReason, RouteRequest};
 use crate::core::segment::{Begun, may_move, may_precede_write};
 use crate::core::snapshot::NodeId;
+use crate::core::statement::TransactionModes;
 use crate::frontend::cluster::DefaultIsolation;
 use crate::protocol::backend::TransactionStatus;
 use crate::protocol::message::Reader;
@@ -28,33 +29,36 @@ use crate::protocol::replies::Hold;
 impl Session {
     /// The block that the segment stands in, if no node has seen it.
     pub(super) async fn begun(&mut self, plan: &Plan, arrived: Instant) -> Begun {
-        let put_off = self
-            .block
-            .as_deref()
-            .and_then(|block| block.put_off.as_ref());
-        let Some(begin) = put_off else {
-            return Begun::No;
-        };
-        let (modes, on) = (begin.modes, begin.on);
-        let wanted = self.policies.routing.transactions == Transactions::UntilWrite;
-        let may_run_there = wanted && on == On::Any && may_move(modes) && precedes_write(plan);
-        if !may_run_there || (modes.isolation.is_none() && !self.is_read_committed(arrived).await) {
-            return Begun::Yes(modes);
+        match self.begun_as_told(plan) {
+            (Begun::UntilWrite, Some(modes)) if !self.is_read_committed(arrived).await => {
+                Begun::Yes(modes)
+            }
+            (begun, _) => begun,
         }
-        Begun::UntilWrite
+    }
+
+    /// The same before its isolation level is asked for. It has to be READ COMMITTED where modes come
+    /// with the answer, which are those of the block if it is not.
+    pub(super) fn begun_as_told(&self, plan: &Plan) -> (Begun, Option<TransactionModes>) {
+        let block = self.block.as_deref();
+        let Some(begin) = block.and_then(|block| block.put_off.as_ref()) else {
+            return (Begun::No, None);
+        };
+        let modes = begin.modes;
+        let wanted = self.policies.routing.transactions == Transactions::UntilWrite;
+        if wanted && begin.on == On::Any && may_move(modes) && precedes_write(plan) {
+            (
+                Begun::UntilWrite,
+                modes.isolation.is_none().then_some(modes),
+            )
+        } else {
+            (Begun::Yes(modes), None)
+        }
     }
 
     /// Whether a block that does not name its isolation level is READ COMMITTED.
     async fn is_read_committed(&mut self, arrived: Instant) -> bool {
-        let settings = &self.state.settings.0;
-        if settings.contains_key("default_transaction_isolation") {
-            return false;
-        }
-        let key = PoolKey {
-            node: NodeId(0),
-            ..self.key.clone()
-        };
-        if let Some(known) = self.cluster.shared.isolation(&key) {
+        if let Some(known) = self.known_isolation() {
             return known == DefaultIsolation::ReadCommitted;
         }
         // The block is not to be begun on the connection that is asked.
@@ -62,9 +66,26 @@ impl Session {
         let asked = Box::pin(self.ask_isolation(arrived)).await;
         self.block = block;
         if let Some(isolation) = asked {
+            let key = self.isolation_key();
             self.cluster.shared.note_isolation(key, isolation);
         }
         asked == Some(DefaultIsolation::ReadCommitted)
+    }
+
+    /// The isolation level of blocks that name none; `None` if it has not been asked for.
+    pub(super) fn known_isolation(&self) -> Option<DefaultIsolation> {
+        let settings = &self.state.settings.0;
+        if settings.contains_key("default_transaction_isolation") {
+            return Some(DefaultIsolation::Other);
+        }
+        self.cluster.shared.isolation(&self.isolation_key())
+    }
+
+    fn isolation_key(&self) -> PoolKey {
+        PoolKey {
+            node: NodeId(0),
+            ..self.key.clone()
+        }
     }
 
     /// Asks the primary; `None` if there is no answer.
@@ -95,9 +116,8 @@ impl Session {
         plan: &Plan,
         extent: Extent,
     ) -> Result<(), SessionEnd> {
-        // A block that has failed refuses everything itself.
         let has_failed = link.scanner.status == TransactionStatus::Failed;
-        if !has_failed && (!precedes_write(plan) || self.meets_new_key(plan)) {
+        if self.moves_on(&link, plan) {
             self.end_replica_block(link).await;
             return self.begin_on_primary(begin, plan, extent).await;
         }
@@ -137,6 +157,13 @@ impl Session {
             block.until_write = Some(begin);
         }
         self.settle(link, plan, extent).await
+    }
+
+    /// Whether such a block on `link` goes on on the primary.
+    pub(super) fn moves_on(&self, link: &Link, plan: &Plan) -> bool {
+        // A block that has failed refuses everything itself.
+        let has_failed = link.scanner.status == TransactionStatus::Failed;
+        !has_failed && (!precedes_write(plan) || self.meets_new_key(plan))
     }
 
     /// Goes on in a block of its own on the primary.

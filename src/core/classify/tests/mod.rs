@@ -107,6 +107,9 @@ fn describe(verdict: &StatementVerdict) -> String {
         }
         SessionEffect::Proxy(ProxyStatement::Reset { name }) => write!(text, " proxy:reset:{name}"),
         SessionEffect::Proxy(ProxyStatement::Show { name }) => write!(text, " proxy:show:{name}"),
+        SessionEffect::Proxy(ProxyStatement::ExplainRoute { sql, parameters }) => {
+            write!(text, " proxy:explain:{parameters}:{sql}")
+        }
     };
     written.unwrap();
     text

@@ -248,3 +248,50 @@ async fn notifications_reach_a_client_that_listens_and_waits() {
     }
     listener.run("SELECT 1");
 }
+
+/// The statements of a block share one snapshot above READ COMMITTED.
+#[tokio::test]
+async fn a_read_only_block_moves_to_the_primary_only_where_its_role_reads_what_is_committed() {
+    let cluster = shared_cluster().await;
+    let roles = "CREATE ROLE repeats LOGIN PASSWORD 'repeats' IN ROLE app; \
+        ALTER ROLE repeats SET default_transaction_isolation = 'repeatable read'; \
+        CREATE ROLE serial LOGIN PASSWORD 'serial' IN ROLE app; \
+        ALTER ROLE serial SET default_transaction_isolation = 'serializable'";
+    cluster.superuser_sql(0, roles).await.unwrap();
+    cluster.sql(0, "CREATE TABLE levels (v int)").await.unwrap();
+    replayed(cluster).await;
+    let users: String = ["app", "repeats", "serial"]
+        .map(|name| format!("{{ name: {name}, password: {name} }},"))
+        .concat();
+    let proxy = Proxy::start(cluster, &format!("users: [{users}]")).await;
+    let count = "SELECT count(*) FROM levels";
+    for (role, begins, goes_on, grows) in [
+        ("app", "replica", "primary", 1),
+        ("repeats", "replica", "replica", 0),
+        // A hot standby has no such level.
+        ("serial", "primary", "primary", 0),
+    ] {
+        let mut client = Wire::connect_with(proxy.port(), &[("user", role)]);
+        let on = |client: &mut Wire, role| client.last_route().contains(&format!("role={role}"));
+        let begun = Instant::now();
+        let before: u32 = loop {
+            client.run("BEGIN READ ONLY");
+            let before = client.value(count).parse().unwrap();
+            if on(&mut client, begins) {
+                break before;
+            }
+            client.run("ROLLBACK");
+            assert!(begun.elapsed() < LIMIT, "{role}");
+        };
+        cluster
+            .sql(0, "INSERT INTO levels VALUES (1)")
+            .await
+            .unwrap();
+        replayed(cluster).await;
+        client.run("SET LOCAL work_mem TO '1MB'");
+        let after: u32 = client.value(count).parse().unwrap();
+        assert!(on(&mut client, goes_on), "{role}");
+        assert_eq!(after, before + grows, "{role}");
+        client.run("COMMIT");
+    }
+}

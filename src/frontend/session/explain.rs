@@ -137,7 +137,11 @@ impl Session {
         }
         match self.runs_here(link, plan) {
             Some(reason) => here(reason),
-            None => match self.leaving(plan) {
+            None => match self.leaving(
+                plan,
+                self.known_isolation()
+                    .unwrap_or(DefaultIsolation::ReadCommitted),
+            ) {
                 Leaving::Anew(_) => Err(RouteReason::Transaction),
                 Leaving::Stays => here(RouteReason::ReadOnlyTransaction),
                 Leaving::Refused(error) => Ok(Foreseen::Refused(error)),

@@ -11,6 +11,7 @@ use crate::core::router::{RouteReason, RouteRequest};
 use crate::core::segment::{may_join_replica_block, may_stay_on_replica};
 use crate::core::snapshot::NodeRole;
 use crate::core::statement::{AccessMode, TransactionControl};
+use crate::frontend::cluster::DefaultIsolation;
 use crate::frontend::error::ProxyError;
 use crate::protocol::backend::TransactionStatus;
 use crate::protocol::replies::Hold;
@@ -51,13 +52,13 @@ impl Session {
         })
     }
 
-    /// What becomes of the block at a segment for which [`Self::runs_here`] has no reason.
-    pub(super) fn leaving(&self, plan: &Plan) -> Leaving {
+    /// What becomes of the block at a segment for which [`Self::runs_here`] has no reason, where a block
+    /// that names no isolation level has this one.
+    pub(super) fn leaving(&self, plan: &Plan, isolation: DefaultIsolation) -> Leaving {
         let begin = self.block.as_ref().and_then(|block| block.begun_anew());
-        let settings = &self.state.settings.0;
-        let isolation_is_set = settings.contains_key("default_transaction_isolation");
-        if let Some(begin) = begin.filter(|_| !isolation_is_set) {
-            return Leaving::Anew(begin);
+        match (begin, isolation) {
+            (Some(begin), DefaultIsolation::ReadCommitted) => return Leaving::Anew(begin),
+            (Some(_), DefaultIsolation::Other) | (None, _) => {}
         }
         if self.meets_new_key(plan) {
             return Leaving::Refused(ProxyError::TooLateInBlock);
@@ -78,9 +79,21 @@ impl Session {
         plan: &Plan,
         extent: Extent,
     ) -> Result<(), SessionEnd> {
-        let begin = match self.leaving(plan) {
+        let mut isolation = DefaultIsolation::ReadCommitted;
+        let is_open = self.block.as_ref();
+        if is_open.is_some_and(|block| block.begun_anew().is_some())
+            && !self.is_read_committed(extent.arrived).await
+        {
+            isolation = DefaultIsolation::Other;
+        }
+        let begin = match self.leaving(plan, isolation) {
             Leaving::Anew(begin) => begin,
-            Leaving::Stays => return self.stay_on_replica(link, plan, extent).await,
+            Leaving::Stays => {
+                // The primary may have been asked meanwhile.
+                let target = self.cancel_target(&link.lease);
+                self.registration.set_target(target);
+                return self.stay_on_replica(link, plan, extent).await;
+            }
             Leaving::Refused(error) => return Err(SessionEnd::Fatal(error)),
         };
         self.end_replica_block(link).await;

@@ -57,7 +57,7 @@ impl Session {
     }
 
     /// Whether a block that does not name its isolation level is READ COMMITTED.
-    async fn is_read_committed(&mut self, arrived: Instant) -> bool {
+    pub(super) async fn is_read_committed(&mut self, arrived: Instant) -> bool {
         if let Some(known) = self.known_isolation() {
             return known == DefaultIsolation::ReadCommitted;
         }

@@ -275,6 +275,10 @@ impl Session {
             // The client has not been told of it; it is sent again.
             self.pending.clear();
             self.note_prepared(&mut link);
+            if link.replayed.take().is_some() && !link.scanner.outcome.has(Outcome::ERROR) {
+                // What held it back was not an error of the node's: its Sync has committed the settings.
+                link.forget_settings();
+            }
             if link.scanner.status == TransactionStatus::Idle {
                 self.spare = link.give_back(now());
             } else {

@@ -192,7 +192,9 @@ impl Link {
     }
 
     /// Returns the connection to its pool, or closes it if it cannot serve another session.
-    pub(super) fn give_back(self, now: Instant) -> LinkMemory {
+    pub(super) fn give_back(mut self, now: Instant) -> LinkMemory {
+        // Behind the client's last answer, a query of pgweir's own may have changed some.
+        self.take_in_reports();
         if self.trust == Trust::Clean {
             self.lease.give_back(now);
         }

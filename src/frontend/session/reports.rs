@@ -24,14 +24,19 @@ impl Link {
         self.replayed.is_some() && status == TransactionStatus::Idle && undone
     }
 
-    /// Takes in what the node has reported, and tells the client what is new to it. `status` is what
-    /// the next `ReadyForQuery` says.
-    pub(super) fn report(&mut self, status: TransactionStatus) {
-        for body in std::mem::take(&mut self.scanner.reports) {
+    /// Notes what the node has reported.
+    pub(super) fn take_in_reports(&mut self) {
+        for body in self.scanner.reports.drain(..) {
             if let Some((name, value)) = parameter_status(&body) {
                 self.lease.parameters = with_parameter(&self.lease.parameters, name, value);
             }
         }
+    }
+
+    /// Takes in what the node has reported, and tells the client what is new to it. `status` is what
+    /// the next `ReadyForQuery` says.
+    pub(super) fn report(&mut self, status: TransactionStatus) {
+        self.take_in_reports();
         // A replica's own defaults are none of the client's business, and no statement that sets
         // something runs there.
         if self.route.role == NodeRole::Replica || self.took_settings_back(status) {

@@ -4,6 +4,7 @@
 //! Each folder of `integration/drivers/` has one program, which finds `schema.sql` in a schema of its
 //! name; `integration/drivers/install.sh` installs
 //! what they need. A driver that is not there is skipped, unless `PGWEIR_REQUIRE_DRIVERS` is set.
+//! `PGWEIR_DRIVERS_MODE=session` runs them with sessions that keep their connections.
 
 #![cfg(test)]
 

@@ -9,10 +9,13 @@ use std::time::Duration;
 use pgweir::sandbox::LocalCluster;
 use tokio::process::Command;
 
-use crate::harness::{Proxy, eventually, shared_cluster};
+use crate::harness::{Proxy, eventually, full_size, shared_cluster};
 
 /// How long one run may take on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(120);
+
+/// Chooses `pool.mode`: `transaction`, as without it, or `session`.
+const MODE: &str = "PGWEIR_DRIVERS_MODE";
 
 /// Fewer reads on replicas would mean that the program does not exercise the splitting.
 const LEAST_READS_ON_REPLICAS: f64 = 50.0;
@@ -183,7 +186,7 @@ pub(crate) async fn check(program: &Program) {
         "{folder}: the direct run failed:\n{direct:#?}"
     );
     prepare(cluster, folder).await;
-    let proxy = Proxy::start(cluster, "{}").await;
+    let proxy = Proxy::start(cluster, pool()).await;
     know(&proxy, folder).await;
     let before = proxy.metrics().await;
     let proxied = program.run(proxy.port()).await;
@@ -198,6 +201,15 @@ pub(crate) async fn check(program: &Program) {
         "{folder}: {served:?} of {:#?}",
         proxy.metrics().await.samples()
     );
+}
+
+/// The configuration of the pool. Where sessions keep their connections, it has one for each.
+fn pool() -> &'static str {
+    match full_size::<String>(MODE).as_deref() {
+        None | Some("transaction") => "{}",
+        Some("session") => "clusters: { main: { pool: { size: 40, mode: session } } }",
+        Some(other) => panic!("{MODE} is {other:?}, not transaction or session"),
+    }
 }
 
 /// Gives the program its tables as if for the first time, on every node.

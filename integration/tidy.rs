@@ -100,6 +100,25 @@ fn every_source_file_keeps_the_rules() {
 }
 
 #[test]
+fn every_file_of_the_tests_is_short_and_says_what_it_is() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    collect(&root.join("integration"), &mut files);
+    assert!(files.len() > 60, "only {} files found", files.len());
+    let faults: Vec<String> = files
+        .iter()
+        .flat_map(|file| {
+            let name = file.strip_prefix(root).unwrap().display();
+            let faults = shape_faults(&fs::read_to_string(file).unwrap());
+            faults
+                .into_iter()
+                .map(move |fault| format!("{name} {fault}"))
+        })
+        .collect();
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
+#[test]
 fn each_rule_can_fail() {
     let long = format!("//! Doc.\n{}", "// Line.\n".repeat(FILE_LINES));
     for (file, text, expected) in [
@@ -233,14 +252,7 @@ fn is_in(name: &str, module: &str) -> bool {
 
 /// What is wrong with the file `name`, a path below `src`.
 fn faults(name: &str, text: &str) -> Vec<String> {
-    let mut faults = Vec::new();
-    if !text.starts_with("//! ") {
-        faults.push("starts without documentation (`//! `)".to_owned());
-    }
-    let lines = text.lines().count();
-    if lines > FILE_LINES {
-        faults.push(format!("has {lines} lines, more than {FILE_LINES}"));
-    }
+    let mut faults = shape_faults(text);
     let code = code_of(text);
     faults.extend(order_faults(name, &code));
     faults.extend(forbidden_faults(name, &code));
@@ -249,6 +261,19 @@ fn faults(name: &str, text: &str) -> Vec<String> {
         .into_iter()
         .map(|fault| format!("src/{name} {fault}"))
         .collect()
+}
+
+/// What is wrong with a file of the product or of the tests.
+fn shape_faults(text: &str) -> Vec<String> {
+    let mut faults = Vec::new();
+    if !text.starts_with("//! ") {
+        faults.push("starts without documentation (`//! `)".to_owned());
+    }
+    let lines = text.lines().count();
+    if lines > FILE_LINES {
+        faults.push(format!("has {lines} lines, more than {FILE_LINES}"));
+    }
+    faults
 }
 
 /// The text without comments and without its test module.

@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use futures_util::future::{poll_fn, try_join_all};
 use futures_util::{SinkExt, StreamExt, TryStreamExt};
-use serde_json::{Value, json};
-use time::OffsetDateTime;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio_postgres::binary_copy::{BinaryCopyInWriter, BinaryCopyOutStream};
 use tokio_postgres::types::Type;
 use tokio_postgres::{AsyncMessage, Client, Config, Error, NoTls, SimpleQueryMessage};
+
+#[path = "../tokio_postgres/values.rs"]
+mod values;
+
+use values::{binary, types};
 
 type Outcome = Result<(), Error>;
 
@@ -325,82 +328,6 @@ async fn readback(client: &mut Client) -> Outcome {
     }
     println!("{seen}");
     Ok(())
-}
-
-async fn binary(client: &mut Client) -> Outcome {
-    section("binary");
-    let body: Vec<u8> = (0..=255_u8).cycle().take(256_000).collect();
-    client
-        .execute("INSERT INTO blob VALUES (1, $1)", &[&body])
-        .await?;
-    println!(
-        "{}",
-        client
-            .query_one("SELECT body FROM blob", &[])
-            .await?
-            .get::<_, Vec<u8>>(0)
-            == body
-    );
-    Ok(())
-}
-
-async fn types(client: &mut Client) -> Outcome {
-    section("types");
-    let at = OffsetDateTime::from_unix_timestamp(1_709_209_801).unwrap();
-    let sql = "SELECT $1::int[], $2::text[], $3::jsonb, $4::timestamptz, $5::bool, $6::mood::text, $7::text";
-    let row = client
-        .query_one(
-            sql,
-            &[
-                &vec![Some(1), None, Some(3)],
-                &vec!["a", "q\"uote", "näme"],
-                &json!({"a": [1, 2.5]}),
-                &at,
-                &true,
-                &None::<&str>,
-                &None::<&str>,
-            ],
-        )
-        .await;
-    show("enum as text", row.map(|_| ()));
-    let sql = sql.replace("$6::mood::text", "$6::text::mood::text");
-    let row = client
-        .query_one(
-            &sql,
-            &[
-                &vec![Some(1), None, Some(3)],
-                &vec!["a", "q\"uote", "näme"],
-                &json!({"a": [1, 2.5]}),
-                &at,
-                &true,
-                &"happy",
-                &None::<&str>,
-            ],
-        )
-        .await?;
-    println!(
-        "{:?} {:?}",
-        row.get::<_, Vec<Option<i32>>>(0),
-        row.get::<_, Vec<String>>(1)
-    );
-    println!(
-        "{} {} {}",
-        row.get::<_, Value>(2),
-        row.get::<_, OffsetDateTime>(3),
-        row.get::<_, bool>(4)
-    );
-    println!(
-        "{:?} {:?}",
-        row.get::<_, String>(5),
-        row.get::<_, Option<String>>(6)
-    );
-    let mood = client
-        .prepare("SELECT 'sad'::mood, ARRAY['happy']::mood[], ROW(1, 'x')::pair")
-        .await?;
-    for column in mood.columns() {
-        println!("{} {}", column.type_().schema(), column.type_().name());
-    }
-    simple(client, "SELECT '{1,2}'::int[]").await
 }
 
 async fn error(client: &mut Client) -> Outcome {

@@ -10,8 +10,8 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use pgweir::wire::read_message;
 
 use crate::authority::{Authority, Files};
-use crate::client::{Tls, answer, psql};
-use crate::harness::{LIMIT, Proxy, eventually, shared_cluster};
+use crate::client::{Tls, answer};
+use crate::harness::{LIMIT, Proxy, eventually, scram, shared_cluster};
 use crate::{SSL_REQUEST, STARTUP};
 
 /// A proxy in front of the shared cluster that shows a certificate of `authority`.
@@ -68,7 +68,7 @@ impl Shown {
 #[tokio::test]
 async fn a_verifier_binds_the_login_to_the_certificate_and_its_keys_lead_to_the_nodes() {
     let cluster = shared_cluster().await;
-    let stored = harness::scram::verifier("bound", 4096);
+    let stored = scram::verifier("bound", 4096);
     let role = format!("CREATE ROLE bound LOGIN PASSWORD '{stored}'");
     cluster.superuser_sql(0, &role).await.unwrap();
     let file =

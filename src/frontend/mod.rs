@@ -6,6 +6,7 @@ pub mod cancel_keys;
 pub mod causal_keys;
 pub mod classification;
 pub mod cluster;
+pub mod ends;
 pub mod error;
 pub mod handshake;
 pub mod listener;

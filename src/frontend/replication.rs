@@ -28,6 +28,7 @@ use tokio::time::timeout_at;
 use super::auth::SessionUser;
 use super::cancel_keys::Registration;
 use super::cluster::ServedCluster;
+use super::ends;
 use super::error::ProxyError;
 use crate::backend::cancel::CancelTarget;
 use crate::backend::connection::{BackendConnection, WorkerId};
@@ -38,13 +39,9 @@ use crate::core::snapshot::NodeId;
 use crate::core::statement::PinReason;
 use crate::limits::FAREWELL_TIMEOUT;
 use crate::protocol::backend::tag;
-use crate::protocol::message::{write_message, write_string};
 use crate::wire::socket::Socket;
 
 use stream::Streams;
-
-/// `BackendKeyData` (manual, "Message Formats").
-const BACKEND_KEY_DATA: u8 = b'K';
 
 /// `ReadyForQuery` outside a transaction.
 const READY: [u8; 6] = [tag::READY_FOR_QUERY, 0, 0, 0, 5, b'I'];
@@ -93,18 +90,9 @@ impl ReplicationClient {
         let farewell = match end {
             End::Closed => return,
             End::Fatal(error) => error.fatal_response(),
-            End::Refused(body) => {
-                let mut out = Vec::new();
-                write_message(&mut out, tag::ERROR, |out| out.extend_from_slice(&body));
-                out
-            }
+            End::Refused(body) => ends::refusal(&body),
         };
-        let told = async {
-            self.client.write_all(&farewell).await?;
-            self.client.shutdown().await
-        };
-        // The client may be gone already, or may not be reading; there is nobody else to tell.
-        drop(tokio::time::timeout(FAREWELL_TIMEOUT, told).await);
+        ends::part(&mut self.client, &farewell).await;
     }
 
     async fn serve(&mut self) -> Result<Infallible, End> {
@@ -175,15 +163,9 @@ impl ReplicationClient {
     async fn greet(&mut self, connection: &BackendConnection) -> io::Result<()> {
         let mut out = Vec::new();
         for (name, value) in connection.parameters.iter() {
-            write_message(&mut out, tag::PARAMETER_STATUS, |body| {
-                write_string(body, name.as_bytes());
-                write_string(body, value.as_bytes());
-            });
+            ends::write_parameter(&mut out, name, value);
         }
-        write_message(&mut out, BACKEND_KEY_DATA, |body| {
-            body.extend_from_slice(&self.registration.process_id().to_be_bytes());
-            body.extend_from_slice(self.registration.key());
-        });
+        ends::write_cancel_key(&mut out, &self.registration);
         out.extend_from_slice(&READY);
         self.client.write_all(&out).await?;
         self.client.flush().await

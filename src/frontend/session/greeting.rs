@@ -3,10 +3,10 @@
 use super::{Session, SessionEnd, now, own};
 use crate::core::guarantee::Floor;
 use crate::core::router::{Decision, NodeSet, Patience, RouteReason, RouteRequest, Spill, Target};
+use crate::frontend::ends;
 use crate::frontend::error::ProxyError;
 use crate::limits::HOME_TIMEOUT;
-use crate::protocol::backend::{TransactionStatus, tag};
-use crate::protocol::message::{write_message, write_string};
+use crate::protocol::backend::TransactionStatus;
 
 impl Session {
     /// Sends everything between `AuthenticationOk` and the first `ReadyForQuery`.
@@ -32,15 +32,9 @@ impl Session {
             } else {
                 value.as_str()
             };
-            write_message(&mut out, tag::PARAMETER_STATUS, |body| {
-                write_string(body, name.as_bytes());
-                write_string(body, value.as_bytes());
-            });
+            ends::write_parameter(&mut out, name, value);
         }
-        write_message(&mut out, BACKEND_KEY_DATA, |body| {
-            body.extend_from_slice(&self.registration.process_id().to_be_bytes());
-            body.extend_from_slice(self.registration.key());
-        });
+        ends::write_cancel_key(&mut out, &self.registration);
         out.extend_from_slice(&own::ready(TransactionStatus::Idle));
         self.write_client(&out).await
     }
@@ -108,6 +102,3 @@ fn request(target: Target) -> RouteRequest {
         spill: Spill::default(),
     }
 }
-
-/// `BackendKeyData` (manual, "Message Formats").
-const BACKEND_KEY_DATA: u8 = b'K';

@@ -53,7 +53,6 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Instant;
 
-use tokio::io::AsyncWriteExt;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use crate::backend::cancel::CancelTarget;
@@ -69,12 +68,12 @@ use crate::frontend::cancel_keys::Registration;
 use crate::frontend::causal_keys::KeyMark;
 use crate::frontend::classification::{ClassificationCache, LearnedWrites};
 use crate::frontend::cluster::ServedCluster;
+use crate::frontend::ends;
 use crate::frontend::error::ProxyError;
-use crate::limits::{ABANDONED_CANCEL_TIMEOUT, FAREWELL_TIMEOUT, SEGMENT_BYTES};
-use crate::protocol::backend::{TransactionStatus, tag};
+use crate::limits::{ABANDONED_CANCEL_TIMEOUT, SEGMENT_BYTES};
+use crate::protocol::backend::TransactionStatus;
 use crate::protocol::frame::FrameHeader;
 use crate::protocol::frontend::tag::TERMINATE;
-use crate::protocol::message::write_message;
 use crate::protocol::segment::{Segment, find_segment};
 use crate::published::Published;
 use crate::wire::socket::Socket;
@@ -328,18 +327,9 @@ impl Session {
                 return;
             }
             SessionEnd::Fatal(error) => error.fatal_response(),
-            SessionEnd::Refused(body) => {
-                let mut out = Vec::new();
-                write_message(&mut out, tag::ERROR, |out| out.extend_from_slice(&body));
-                out
-            }
+            SessionEnd::Refused(body) => ends::refusal(&body),
         };
-        // The client may be gone already, or may not be reading; there is nobody else to tell.
-        let told = async {
-            self.client.write_all(&farewell).await?;
-            self.client.shutdown().await
-        };
-        drop(tokio::time::timeout(FAREWELL_TIMEOUT, told).await);
+        ends::part(&mut self.client, &farewell).await;
     }
 
     async fn serve_client(&mut self) -> Result<std::convert::Infallible, SessionEnd> {

@@ -8,8 +8,8 @@
 use super::link::Link;
 use crate::backend::connection::{parameter_status, with_parameter};
 use crate::core::snapshot::NodeRole;
-use crate::protocol::backend::{TransactionStatus, tag};
-use crate::protocol::message::{write_message, write_string};
+use crate::frontend::ends;
+use crate::protocol::backend::TransactionStatus;
 use crate::protocol::replies::{Outcome, Span};
 
 /// One endpoint stands for the cluster, and it is never in recovery.
@@ -51,10 +51,7 @@ impl Link {
         }
         for (name, value) in news {
             let mut message = Vec::new();
-            write_message(&mut message, tag::PARAMETER_STATUS, |body| {
-                write_string(body, name.as_bytes());
-                write_string(body, value.as_bytes());
-            });
+            ends::write_parameter(&mut message, &name, &value);
             self.spans_for_client().push(Span::Own(message.into()));
             self.told = with_parameter(&self.told, name, value);
         }

@@ -9,22 +9,25 @@
 //! |---|---|---|
 //! | read your writes | under every fault, with blocks and asynchronous commits | `read_your_writes`: lag, pauses, DDL |
 //! | monotonic reads | lists that only grow, and a ring of numbers by one writer | `read_your_writes`: a counter |
-//! | causality across connections | | `causality` |
+//! | causality across connections | keys and tokens under faults | `causality`: ways, bounds, the store, restarts |
 //! | the same, where a replica shows a commit before its position says so | hundreds of tables dropped at once | |
 //! | no wait without lag | ends of pages, log that nobody flushes, a closed loop | |
 //! | closed on doubt | 12 things that may be wrong with a replica | `freshness`: privileges, promotions, fences |
 //! | latest | writers inside and outside of the proxy; cause never after effect | |
-//! | bounded staleness | four bounds under every fault, an idle cluster, replicas cut off | `freshness`: the monitor |
+//! | bounded staleness | bounds from 50 ms to 10 s under every fault, an idle cluster, replicas cut off | `freshness`: the monitor |
 //! | no more on the primary than its share | | `spill` |
 
 #![cfg(test)]
 
 mod checker {
+    #[path = "../causality/family.rs"]
+    pub(crate) mod family;
     pub(crate) mod faults;
     pub(crate) mod fresh;
     pub(crate) mod history;
     pub(crate) mod ineligible;
     pub(crate) mod judge;
+    pub(crate) mod keys;
     pub(crate) mod order;
     pub(crate) mod sessions;
     pub(crate) mod stamps;
@@ -36,7 +39,7 @@ mod harness;
 
 use std::time::Duration;
 
-use checker::faults::{Fault, Faults, heal};
+use checker::faults::{Fault, Faults, heal, while_it_stops_now_and_then};
 use checker::judge::{Broken, Verdict, judge};
 use checker::sessions::{Plan, Recorded, fraction, prepare, record};
 use harness::{Proxy, cluster, full_size};
@@ -73,7 +76,12 @@ async fn run(proxy: &Proxy, menu: &[Fault], plan: Plan) -> (Recorded, Verdict, S
     let servers = SERVERS.get().expect("started");
     prepare(servers, &plan).await;
     let faults = Faults::begin(servers, menu);
-    let recorded = record(servers, proxy, plan).await;
+    let recording = record(servers, proxy, plan);
+    let recorded = if menu.is_empty() {
+        recording.await
+    } else {
+        while_it_stops_now_and_then(proxy, recording).await
+    };
     let struck = faults.end().await;
     let verdict = judge(&recorded.histories, &recorded.end);
     let line = format!(
@@ -99,7 +107,7 @@ fn assert_nothing_broken(what: &str, (recorded, verdict, line): &(Recorded, Verd
         let history = &recorded.histories[first.client];
         panic!("{what}: {first:?}\n{}", history.leading_to(first.operation));
     }
-    assert!(verdict.refused * 20 <= verdict.reads, "{what}: {line}");
+    assert!(verdict.refused * 5 <= verdict.reads, "{what}: {line}");
 }
 
 fn plan(reads: usize) -> Plan {
@@ -114,7 +122,7 @@ fn plan(reads: usize) -> Plan {
 async fn sessions_see_their_writes_and_never_less_than_before_whatever_happens_to_replicas() {
     let (servers, _alone) = servers().await;
     let proxy = Proxy::start(servers, "").await;
-    let run = run(&proxy, &Fault::ALL, plan(sized(3_000))).await;
+    let run = run(&proxy, &Fault::ALL, plan(sized(2_000))).await;
     assert_nothing_broken("every fault", &run);
     let on_replicas = run.0.share_not_from(servers.port(0));
     assert!(on_replicas >= 0.1, "the primary has served all: {}", run.2);
@@ -125,16 +133,16 @@ async fn sessions_see_their_writes_and_never_less_than_before_whatever_happens_t
 async fn with_the_guarantee_off_sessions_miss_writes_and_go_back() {
     let (servers, _alone) = servers().await;
     let proxy = Proxy::start(servers, "consistency: { default: eventual }").await;
-    for (replica, delay) in servers.replicas().zip([0, 50, 100]) {
+    for (replica, delay) in servers.replicas().zip([0, 100, 400]) {
         let delay = Duration::from_millis(delay);
         servers.set_apply_delay(replica, delay).await.unwrap();
     }
-    let (recorded, verdict, line) = run(&proxy, &[], plan(sized(1_500))).await;
+    let (recorded, verdict, line) = run(&proxy, &[], plan(sized(1_000))).await;
     for replica in servers.replicas() {
         let no_delay = Duration::ZERO;
         servers.set_apply_delay(replica, no_delay).await.unwrap();
     }
-    println!("control, eventual, replicas 0, 50 and 100 ms behind: {line}");
+    println!("control, eventual, replicas 0, 100 and 400 ms behind: {line}");
     let stale = fraction(verdict.stale_first_reads, verdict.first_reads);
     let back = fraction(verdict.count(&MONOTONIC), verdict.reads);
     assert!(stale >= 0.2 && back >= 0.01, "void: {line}");

@@ -2,7 +2,7 @@
 //! told comes before all that another one asks.
 
 use std::iter::Sum;
-use std::sync::Arc;
+use std::ops::Deref;
 use std::time::Duration;
 
 use pgweir::sandbox::LocalCluster;
@@ -194,7 +194,7 @@ impl Family {
 }
 
 /// Counts up the counter on the primary until aborted.
-pub(crate) async fn count_up(servers: Arc<LocalCluster>) {
+pub(crate) async fn count_up(servers: impl Deref<Target = LocalCluster>) {
     loop {
         servers
             .sql(0, "UPDATE counter SET v = v + 1")

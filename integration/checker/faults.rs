@@ -10,6 +10,26 @@ use rand::random_range;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
+use crate::harness::Proxy;
+
+/// Does something while pgweir stands still now and then (F11, SIGSTOP).
+pub(crate) async fn while_it_stops_now_and_then<T>(
+    proxy: &Proxy,
+    work: impl Future<Output = T>,
+) -> T {
+    let stopping = async {
+        loop {
+            sleep(anything_up_to(900)).await;
+            proxy.signal("STOP");
+            sleep(anything_up_to(400)).await;
+            proxy.signal("CONT");
+        }
+    };
+    let done = tokio::select! { done = work => done, never = stopping => never };
+    proxy.signal("CONT");
+    done
+}
+
 /// One kind of fault, with its number in the list of what must be survived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -26,18 +46,24 @@ pub(crate) enum Fault {
     ReceiverStopped,
     /// F5: the startup process, which replays, stands still wherever it is (SIGSTOP).
     StartupStopped,
+    /// F14: much log of a transaction that is rolled back.
+    Bulk,
+    /// F15: what was deleted is removed, under the queries of replicas.
+    Vacuum,
     /// F20: the monitor's connections to all nodes are terminated.
     SamplersEnded,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::PausedReplay,
         Self::ApplyDelay,
         Self::CutOff,
         Self::Killed,
         Self::ReceiverStopped,
         Self::StartupStopped,
+        Self::Bulk,
+        Self::Vacuum,
         Self::SamplersEnded,
     ];
 
@@ -71,6 +97,13 @@ impl Fault {
             }
             Self::ReceiverStopped => stand_still(servers, replica, "walreceiver").await,
             Self::StartupStopped => stand_still(servers, replica, "startup").await,
+            Self::Bulk => {
+                let bulk = "BEGIN; CREATE TABLE bulk AS SELECT i, repeat('x', 100) FROM generate_series(1, 20000) i; \
+                            ROLLBACK";
+                // Another replica's turn may have the name.
+                drop(servers.sql(0, bulk).await);
+            }
+            Self::Vacuum => drop(servers.sql(0, "VACUUM").await.unwrap()),
             Self::SamplersEnded => {
                 let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
                            WHERE application_name = 'pgweir-monitor'";

@@ -340,7 +340,7 @@ pub(super) fn show(pieces: &[Piece<'_>]) -> Outcome {
 /// whole cluster. The answer for any other (`port`, `transaction_read_only`, `in_hot_standby`)
 /// differs between a primary and a replica.
 pub(super) fn same_on_every_node(name: &str) -> bool {
-    const NAMES: [&str; 46] = [
+    const NAMES: [&str; 48] = [
         "application_name",
         "array_nulls",
         "backslash_quote",
@@ -375,6 +375,8 @@ pub(super) fn same_on_every_node(name: &str) -> bool {
         "lc_numeric",
         "lc_time",
         "lock_timeout",
+        "max_identifier_length",
+        "max_index_keys",
         "plan_cache_mode",
         "random_page_cost",
         "row_security",

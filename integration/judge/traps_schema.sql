@@ -1,0 +1,91 @@
+-- Beside the shop: one of everything that looks like a read and is none. {PORT} is the primary's port.
+
+CREATE TABLE audit (what text);
+CREATE SEQUENCE numbers;
+CREATE FUNCTION touch(x int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.audit VALUES ('touch'); RETURN x; END $$;
+CREATE FUNCTION touch(x text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.audit VALUES ('touch'); RETURN x; END $$;
+CREATE FUNCTION touch_all() RETURNS SETOF users LANGUAGE plpgsql AS
+    $$ BEGIN INSERT INTO public.audit VALUES ('all'); RETURN QUERY SELECT * FROM users ORDER BY id LIMIT 2; END $$;
+CREATE FUNCTION touched(x users) RETURNS int LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.audit VALUES ('row'); RETURN 1; END $$;
+CREATE FUNCTION held(x int) RETURNS boolean LANGUAGE sql AS $$ SELECT pg_try_advisory_lock(x) $$;
+CREATE FUNCTION "Weird Name"(x int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.audit VALUES ('weird'); RETURN x; END $$;
+-- Declared as what they are not: a replica refuses what they do.
+CREATE FUNCTION calm(x int) RETURNS int STABLE LANGUAGE plpgsql AS $$ BEGIN PERFORM touch(x); RETURN x; END $$;
+CREATE FUNCTION sly(x int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RETURN nextval('public.numbers') * 0 + x; END $$;
+-- The default of an argument runs in the caller's statement.
+CREATE FUNCTION defaulted(x int DEFAULT touch(7)) RETURNS int IMMUTABLE LANGUAGE sql AS $$ SELECT x $$;
+CREATE FUNCTION gate(x boolean DEFAULT pg_try_advisory_lock(77)) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RETURN x; END $$;
+-- The same names elsewhere in the search path.
+CREATE SCHEMA other;
+CREATE FUNCTION total(x int) RETURNS int IMMUTABLE LANGUAGE sql AS $$ SELECT x $$;
+CREATE FUNCTION other.total(x int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.audit VALUES ('total'); RETURN x; END $$;
+CREATE FUNCTION other.initcap(x text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.audit VALUES ('initcap'); RETURN x; END $$;
+CREATE UNLOGGED TABLE other.tags (id int, name text);
+CREATE UNLOGGED TABLE carts (id int PRIMARY KEY, user_id bigint);
+INSERT INTO carts VALUES (1, 1);
+-- Operators, casts, aggregates, domains.
+CREATE FUNCTION same(a text, b text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.audit VALUES ('op'); RETURN a = b; END $$;
+CREATE OPERATOR === (LEFTARG = text, RIGHTARG = text, FUNCTION = same);
+CREATE FUNCTION glued(a text, b text) RETURNS text STABLE LANGUAGE sql AS $$ SELECT a || b $$;
+CREATE OPERATOR <+> (LEFTARG = text, RIGHTARG = text, FUNCTION = glued);
+CREATE FUNCTION glued_loudly(a int, b int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.audit VALUES ('+'); RETURN a + b; END $$;
+CREATE OPERATOR other.<+> (LEFTARG = int, RIGHTARG = int, FUNCTION = glued_loudly);
+CREATE TYPE tracked AS (value int);
+CREATE FUNCTION to_tracked(x int) RETURNS tracked LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.audit VALUES ('cast'); RETURN ROW(x)::tracked; END $$;
+CREATE CAST (int AS tracked) WITH FUNCTION to_tracked(int);
+CREATE FUNCTION checks(x text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.audit VALUES ('check'); RETURN x <> ''; END $$;
+CREATE DOMAIN checked AS text CHECK (checks(VALUE));
+CREATE DOMAIN outer_checked AS checked;
+CREATE TYPE contact AS (name text, mail checked);
+CREATE DOMAIN plain AS text CHECK (VALUE <> '');
+CREATE FUNCTION step(state int, x int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.audit VALUES ('step'); RETURN state + x; END $$;
+CREATE AGGREGATE traced_sum(int) (SFUNC = step, STYPE = int, INITCOND = '0');
+CREATE FUNCTION done(state int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.audit VALUES ('final'); RETURN state; END $$;
+CREATE AGGREGATE finally_sum(int) (SFUNC = int4pl, STYPE = int, INITCOND = '0', FINALFUNC = done);
+-- Views, row security, rules, partitions.
+CREATE VIEW noisy AS SELECT id, touch(id::int) AS t FROM users WHERE id < 3;
+CREATE VIEW noisier AS SELECT id FROM noisy;
+CREATE VIEW noisiest AS SELECT n.id, c.name FROM noisier n JOIN categories c ON c.id = n.id;
+CREATE VIEW locking AS SELECT id FROM users WHERE id < 3 FOR UPDATE;
+CREATE VIEW drawing AS SELECT nextval('numbers') AS n;
+CREATE VIEW peeking AS SELECT count(*) AS n FROM pg_stat_activity WHERE pid = 0;
+CREATE VIEW carting AS SELECT id FROM carts;
+CREATE VIEW comparing AS SELECT id FROM users WHERE name === 'User 1';
+CREATE VIEW converting AS SELECT 'x'::checked AS c;
+CREATE VIEW summing AS SELECT traced_sum(id) AS s FROM categories;
+CREATE VIEW defaulting AS SELECT defaulted() AS d;
+CREATE VIEW holding AS SELECT held(1) AS h;
+CREATE VIEW quiet AS SELECT id, email FROM users WHERE active;
+CREATE VIEW quieter AS SELECT id FROM quiet;
+CREATE MATERIALIZED VIEW sums AS SELECT user_id, sum(total) AS total FROM orders GROUP BY user_id;
+CREATE TABLE secrets (id int, owner text);
+INSERT INTO secrets SELECT i, 'app' FROM generate_series(1, 4) i;
+ALTER TABLE secrets ENABLE ROW LEVEL SECURITY;
+CREATE POLICY loud ON secrets USING (touch(id) > 0);
+CREATE TABLE tenants (id int, tenant text);
+INSERT INTO tenants VALUES (1, 'a'), (2, 'b');
+ALTER TABLE tenants ENABLE ROW LEVEL SECURITY;
+CREATE POLICY mine ON tenants USING (tenant = coalesce(nullif(current_setting('app.tenant', true), ''), 'a'));
+CREATE VIEW secretive AS SELECT id FROM secrets;
+CREATE TABLE events (id int, day date) PARTITION BY RANGE (day);
+CREATE TABLE events_old PARTITION OF events FOR VALUES FROM ('2023-01-01') TO ('2024-01-01');
+CREATE UNLOGGED TABLE events_new PARTITION OF events FOR VALUES FROM ('2024-01-01') TO ('2025-01-01');
+INSERT INTO events VALUES (1, '2023-05-05'), (2, '2024-05-05');
+CREATE TABLE logged (id int, day date) PARTITION BY RANGE (day);
+CREATE TABLE logged_old PARTITION OF logged FOR VALUES FROM ('2023-01-01') TO ('2024-01-01');
+INSERT INTO logged VALUES (1, '2023-05-05');
+CREATE TABLE parents (id int);
+CREATE UNLOGGED TABLE children () INHERITS (parents);
+INSERT INTO parents VALUES (1);
+INSERT INTO children VALUES (2);
+CREATE EXTENSION postgres_fdw;
+CREATE SERVER itself FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1', port '{PORT}', dbname 'traps');
+CREATE USER MAPPING FOR app SERVER itself OPTIONS (user 'app', password 'app');
+CREATE FOREIGN TABLE remote_tags (id int, name text) SERVER itself OPTIONS (table_name 'tags');
+CREATE TABLE measures (id int, name text) PARTITION BY LIST (id);
+CREATE TABLE measures_here PARTITION OF measures FOR VALUES IN (1, 2);
+CREATE FOREIGN TABLE measures_there PARTITION OF measures FOR VALUES IN (3) SERVER itself OPTIONS (table_name 'tags');
+CREATE VIEW remotely AS SELECT id FROM remote_tags;
+GRANT USAGE ON SCHEMA other TO app;
+GRANT ALL ON ALL TABLES IN SCHEMA public, other TO app;
+GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO app;

@@ -62,7 +62,7 @@ async fn serving(cluster: &LocalCluster, overrides: &str, read: &str) -> Proxy {
     let port = proxy.port();
     eventually("replicas serve reads", async || {
         let mut client = Wire::connect(port);
-        client.run(read);
+        client.query(read);
         client.last_route().contains("role=replica")
     })
     .await;

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use tokio_postgres::{Client, NoTls};
 
 use super::{servers, sized};
-use crate::harness::{Proxy, eventually};
+use crate::harness::{LIMIT, Proxy, eventually};
 
 const POLICY: &str = "consistency: { on_no_replica: wait, max_wait: 20s }";
 /// The size of a page of the log, and where on one the next record goes if the last one has ended at its
@@ -102,9 +102,11 @@ async fn insert_position(primary: &Client) -> i64 {
     primary.query_one(ask, &[]).await.unwrap().get(0)
 }
 
-/// Has the last record of the log end where a page does, flushed. Where the next one goes.
+/// Has the last record of the log end where a page does, flushed. Where the next one goes. What an
+/// earlier test has asked the server for may still write beside it for a while.
 async fn end_at_a_page(primary: &Client) -> i64 {
-    for _ in 0..50 {
+    let begun = Instant::now();
+    while begun.elapsed() < 2 * LIMIT {
         let before = insert_position(primary).await;
         write_message(primary, 8).await;
         let now = insert_position(primary).await;
@@ -118,8 +120,9 @@ async fn end_at_a_page(primary: &Client) -> i64 {
         if position % PAGE == HEADER {
             return position;
         }
+        sleep(Duration::from_millis(10)).await;
     }
-    panic!("the end of a page was not met in 50 tries");
+    panic!("the end of a page was not met");
 }
 
 /// Writes a record with so many bytes, and that of its commit.

@@ -12,7 +12,7 @@ mod workload;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use harness::{Proxy, ReadsServed, cluster, eventually, full_size};
+use harness::{Metrics, Proxy, ReadsServed, cluster, eventually, full_size};
 use pgweir::sandbox::LocalCluster;
 use rand::random_range;
 use tokio::sync::Mutex;
@@ -102,6 +102,18 @@ async fn lagging_cluster() -> Arc<LocalCluster> {
     servers
 }
 
+/// The metrics once all that was answered is counted, a moment behind the answer.
+async fn all_counted(proxy: &Proxy) -> Metrics {
+    loop {
+        let found = proxy.metrics().await;
+        sleep(Duration::from_millis(50)).await;
+        let later = proxy.metrics().await;
+        if later.reads_since(&found).total() < 1.0 {
+            return later;
+        }
+    }
+}
+
 /// Has all sessions together make `reads` checked reads while one more writer counts up.
 async fn run(servers: &Arc<LocalCluster>, proxy: &Proxy, reads: usize, think: Duration) -> Run {
     let mut sessions = Vec::new();
@@ -109,7 +121,7 @@ async fn run(servers: &Arc<LocalCluster>, proxy: &Proxy, reads: usize, think: Du
         sessions.push(Session::open(proxy, i64::try_from(id).unwrap()).await);
     }
     let counting = Background(tokio::spawn(workload::count_up(Arc::clone(servers))));
-    let before = proxy.metrics().await;
+    let before = all_counted(proxy).await;
     let begun = Instant::now();
     let mut running = JoinSet::new();
     for session in sessions {

@@ -223,9 +223,10 @@ def main():
     say(f"done after {time.monotonic() - begun:.0f} s")
 
 
-if __name__ == "__main__":
+def run_to_end(program):
+    """Runs a benchmark's `main`; what goes wrong is told in a line."""
     try:
-        main()
+        program()
     except KeyboardInterrupt:
         sys.exit(130)
     except BenchError as error:
@@ -234,3 +235,7 @@ if __name__ == "__main__":
     except subprocess.CalledProcessError as error:
         say(f"{error}: {error.stderr or ''}")
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    run_to_end(main)

@@ -16,12 +16,11 @@ import glob
 import os
 import signal
 import statistics
-import subprocess
 import sys
 
 sys.dont_write_bytecode = True
 
-from bench import allow_many_sockets, build, say, table
+from bench import allow_many_sockets, build, run_to_end, say, table
 from measure import answered, cpu_seconds, metric, number
 from servers import POOL_SIZE, BenchError, Servers, free_port
 
@@ -172,13 +171,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BenchError as error:
-        say(error)
-        sys.exit(1)
-    except subprocess.CalledProcessError as error:
-        say(f"{error}: {error.stderr or ''}")
-        sys.exit(1)
+    run_to_end(main)

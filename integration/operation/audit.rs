@@ -56,7 +56,7 @@ async fn every_kind_of_read_is_confirmed_and_answered_as_without_an_audit() {
         .sum("pgweir_position_samples_total", &[("node", "node0")]);
     assert!(
         asked >= 20.0,
-        "each write was followed by a question: {asked}"
+        "questions to the primary are counted: {asked}"
     );
     for outcome in ["behind", "other_server", "undecided"] {
         assert!(audits(&proxy, outcome).await < 1.0, "{}", proxy.log());

@@ -103,12 +103,9 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 
 impl From<tokio_postgres::Error> for ProbeError {
     fn from(error: tokio_postgres::Error) -> Self {
-        let hides = [
-            SqlState::FEATURE_NOT_SUPPORTED,
-            SqlState::UNDEFINED_FUNCTION,
-        ];
+        // A function that is missing is an old server's: its own error says that better.
         match error.code() {
-            Some(code) if hides.contains(code) => Self::HidesPositions(error),
+            Some(code) if *code == SqlState::FEATURE_NOT_SUPPORTED => Self::HidesPositions(error),
             Some(_) | None => Self::Postgres(error),
         }
     }

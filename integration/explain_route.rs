@@ -117,13 +117,16 @@ async fn a_statement_goes_where_its_explanation_said() {
             "CREATE TEMPORARY TABLE er_kept (v int)",
             read,
             "INSERT INTO er_kept VALUES (1)",
+            "SELECT v FROM er_kept",
         ],
     );
-    assert_eq!(Facts::of(&mut client, read).get("route reason"), "pinned");
-    assert_eq!(
-        Facts::of(&mut client, read).get("connection"),
-        "kept: temporary_object"
-    );
+    let facts = Facts::of(&mut client, "SELECT v FROM er_kept");
+    assert_eq!(facts.get("route reason"), "pinned");
+    assert_eq!(facts.get("connection"), "kept: temporary_object");
+    // A read that has nothing to do with it leaves.
+    let facts = Facts::of(&mut client, read);
+    assert_eq!(facts.get("role"), "replica");
+    assert_eq!(facts.get("connection"), "kept: temporary_object");
 }
 
 #[tokio::test]

@@ -201,7 +201,7 @@ class Servers:
             f"listen: 127.0.0.1:{port}\nhttp: 127.0.0.1:{self.http}\n{workers}"
             f"clusters:\n  main:\n    nodes:\n{nodes}"
             "    monitor: { user: pgweir, password: none, database: postgres }\n"
-            f"    pool: {self._pool()}\n"
+            f"    pool: {self._pool()}\n    consistency: {self._consistency()}\n"
             f"users:\n  - {{ name: {self.CLIENT[0]}, password: none }}\nauth: {{ method: trust }}\n"
         ))
         self._proxy("pgweir", port, [self.pgweir, "run", "--config", config], {})
@@ -209,6 +209,10 @@ class Servers:
     def _pool(self):
         """pgweir's `pool` setting."""
         return f"{{ size: {POOL_SIZE} }}"
+
+    def _consistency(self):
+        """pgweir's `consistency` setting."""
+        return "{}"
 
     def _start_pgbouncer(self):
         self.say(f"starting {self.pgbouncer}")

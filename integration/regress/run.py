@@ -98,6 +98,10 @@ max_wal_size = 4GB
     def _pool(self):
         return f"{{ mode: {self.mode} }}"
 
+    def _consistency(self):
+        # Twenty sessions and three servers share the machine: replication takes longer than usual.
+        return "{ wait: 100ms }"
+
     def suite(self, name, paths, seconds, keep):
         """Runs the suite; the results are in `keep` afterwards. False if it took too long."""
         work = self._own_directory("suite")

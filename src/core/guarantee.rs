@@ -90,6 +90,14 @@ impl SessionGuarantee {
         }
     }
 
+    /// A session of somebody who may know what happened before `at`.
+    pub fn after(at: Option<Instant>) -> Self {
+        Self {
+            seen: at,
+            ..Self::new()
+        }
+    }
+
     /// Notes that something which may have written ended at `at`: acknowledged, or with an outcome
     /// that is not known. `at` is no earlier than the receipt of the node's answer.
     pub fn on_write_acknowledged(&mut self, at: Instant) {

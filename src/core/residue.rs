@@ -31,15 +31,61 @@ pub enum Others {
 /// Most names that are asked for; with more the session stays pinned.
 pub const NAMES_LIMIT: usize = 64;
 
+/// Names of this many bytes are cut when another one is made of them (`NAMEDATALEN`).
+const LONG_NAME: usize = 60;
+
 /// What is left behind on a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Residue {
     /// What only this connection has.
     pub bound: Option<PinReason>,
+    /// Where reads may run that are no part of it.
+    pub reads: Reads,
+    /// The names of the temporary relations and types.
+    pub names: Vec<Box<str>>,
     /// Whether a new connection would differ although nothing visible is left.
     pub wear: Wear,
     /// The settings in force that differ from the start-up values: name and SQL text of the value.
     pub settings: Vec<(String, String)>,
+}
+
+/// Where reads of a session may run that keeps a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Reads {
+    /// Wherever those of any session may: what the connection has is reached by nothing but statements
+    /// and volatile functions.
+    #[default]
+    Anywhere,
+    /// The same, but for code of users, in whose source there may be a look at what the connection has.
+    Uncoded,
+    /// The same, but also for what can mean a temporary object.
+    Apart,
+    /// On that connection.
+    Here,
+}
+
+impl Reads {
+    /// Where reads may run beside what keeps a session for this reason. What a notification tells of must be seen afterwards, and nobody here knows when it came.
+    pub const fn beside(reason: PinReason) -> Self {
+        match reason {
+            // `currval` and `lastval` are volatile, so that no stable function may call them.
+            PinReason::Sequence => Self::Anywhere,
+            // Stable code may read `pg_locks`, `pg_cursors` and `pg_prepared_statements`.
+            PinReason::AdvisoryLock | PinReason::HeldCursor | PinReason::SqlPrepare => {
+                Self::Uncoded
+            }
+            PinReason::TemporaryObject => Self::Apart,
+            PinReason::Listen
+            | PinReason::Setting
+            | PinReason::Load
+            | PinReason::ServerResource
+            | PinReason::Seed
+            | PinReason::UnknownCode
+            | PinReason::PoolMode
+            | PinReason::Replication
+            | PinReason::NotUnderstood => Self::Here,
+        }
+    }
 }
 
 /// Whether a connection has become unlike a new one.
@@ -65,6 +111,18 @@ const QUOTED_LISTS: [&str; 5] = [
 const FIXED: &str = "SELECT 'wear', '' WHERE pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0 \
  UNION ALL SELECT 'bound', 'temporary_object' WHERE EXISTS (SELECT FROM pg_catalog.pg_depend \
  WHERE refclassid OPERATOR(pg_catalog.=) 2615 AND refobjid OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
+ UNION ALL SELECT 'held', name FROM (SELECT pg_catalog.concat(c.relname, t.typname) \
+ FROM pg_catalog.pg_depend d \
+ LEFT JOIN pg_catalog.pg_class c ON d.classid OPERATOR(pg_catalog.=) 1259 AND c.oid OPERATOR(pg_catalog.=) d.objid \
+ LEFT JOIN pg_catalog.pg_type t ON d.classid OPERATOR(pg_catalog.=) 1247 AND t.oid OPERATOR(pg_catalog.=) d.objid \
+ WHERE d.refclassid OPERATOR(pg_catalog.=) 2615 AND d.refobjid OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema() \
+ AND d.classid OPERATOR(pg_catalog.=) ANY (ARRAY[1259, 1247]) LIMIT 65) AS held (name) \
+ UNION ALL SELECT 'bound', 'child' WHERE EXISTS (SELECT FROM pg_catalog.pg_depend d \
+ JOIN pg_catalog.pg_inherits i ON i.inhrelid OPERATOR(pg_catalog.=) d.objid \
+ JOIN pg_catalog.pg_class p ON p.oid OPERATOR(pg_catalog.=) i.inhparent \
+ WHERE d.classid OPERATOR(pg_catalog.=) 1259 AND d.refclassid OPERATOR(pg_catalog.=) 2615 \
+ AND d.refobjid OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema() \
+ AND p.relnamespace OPERATOR(pg_catalog.<>) d.refobjid) \
  UNION ALL SELECT 'bound', 'advisory_lock' WHERE EXISTS (SELECT FROM pg_catalog.pg_locks \
  WHERE locktype OPERATOR(pg_catalog.=) 'advisory' AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()) \
  UNION ALL SELECT 'bound', 'listen' WHERE EXISTS (SELECT pg_catalog.pg_listening_channels()) \
@@ -96,16 +154,36 @@ impl Residue {
         let Some(value) = value else { return };
         match (kind, kind.strip_prefix("set:")) {
             ("wear", _) => self.wear = Wear::TemporarySchema,
-            ("bound", _) => self.bound = self.bound.or(Some(reason(value))),
+            ("bound", _) => self.bind(reason(value)),
+            ("held", _) => self.hold(value),
             (_, Some("session_authorization")) if value == login => {}
             // A placeholder that was reset is empty, and one that never was set would be.
             (_, Some(name)) if value.is_empty() && name.contains('.') => {}
             (_, Some(name)) => {
+                if name == "search_path" && value.to_ascii_lowercase().contains("pg_temp") {
+                    // What is created may be temporary though its text does not say so.
+                    self.bind(PinReason::Setting);
+                }
                 let value = setting_literal(name, value);
                 self.settings.push((name.to_ascii_lowercase(), value));
             }
-            (_, None) => self.bound = self.bound.or(Some(PinReason::NotUnderstood)),
+            (_, None) => self.bind(PinReason::NotUnderstood),
         }
+    }
+
+    /// How others than ASCII letters are folded depends on the database, and the name of an array's
+    /// type is made of its element's, cut short.
+    fn hold(&mut self, name: &str) {
+        if name.is_ascii() && name.len() < LONG_NAME && self.names.len() < NAMES_LIMIT {
+            self.names.push(name.into());
+        } else {
+            self.reads = Reads::Here;
+        }
+    }
+
+    fn bind(&mut self, reason: PinReason) {
+        self.bound = self.bound.or(Some(reason));
+        self.reads = self.reads.max(Reads::beside(reason));
     }
 }
 
@@ -116,6 +194,7 @@ fn reason(word: &str) -> PinReason {
         "listen" => PinReason::Listen,
         "held_cursor" => PinReason::HeldCursor,
         "sql_prepare" => PinReason::SqlPrepare,
+        // Among them a child: a permanent table is read with it, which nobody else can see.
         _ => PinReason::NotUnderstood,
     }
 }
@@ -306,120 +385,4 @@ fn is_placeholder(name: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn names(source: &str) -> (Vec<String>, Others) {
-        let found = SettingNames::in_source(source);
-        (found.names.into_vec(), found.others)
-    }
-
-    #[test]
-    fn a_source_full_of_placeholders_is_cut_short() {
-        let sets: Vec<String> = (0..2_000).map(|at| format!("set a.b{at} = 1")).collect();
-        let source = sets.join("; ");
-        let (found, others) = names(&source);
-        assert_eq!((found.len(), others), (NAMES_LIMIT + 1, Others::Some));
-        let some = |from: usize| SettingNames {
-            names: (from..from + 50).map(|at| format!("a.b{at}")).collect(),
-            others: Others::None,
-        };
-        let both = some(0).and(&some(50));
-        assert_eq!(
-            (both.names.len(), both.others),
-            (NAMES_LIMIT + 1, Others::Some)
-        );
-        assert_eq!(some(0).and(&some(5)).others, Others::None);
-    }
-
-    #[test]
-    fn placeholders_are_found_in_source() {
-        let cases: [(&str, &[&str], Others); 8] = [
-            (
-                "PERFORM set_config('App.User', x, false)",
-                &["app.user"],
-                Others::None,
-            ),
-            (
-                "EXECUTE 'SELECT set_config(''a.b'', 1)'",
-                &["a.b"],
-                Others::None,
-            ),
-            (
-                "BEGIN SET a.b = 1; SET LOCAL c.d TO 2; END",
-                &["a.b", "c.d"],
-                Others::None,
-            ),
-            ("UPDATE t SET x = 1", &[], Others::None),
-            (
-                "PERFORM set_config('work_mem', '1', false)",
-                &[],
-                Others::None,
-            ),
-            ("PERFORM set_config(name, x, false)", &[], Others::Some),
-            ("EXECUTE format('SET %I = 1', n)", &[], Others::Some),
-            ("offset 5; reset a.b", &[], Others::None),
-        ];
-        for (source, expected, others) in cases {
-            let (found, more) = names(source);
-            assert_eq!(
-                (found.as_slice(), more),
-                (
-                    &expected.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>()[..],
-                    others
-                ),
-                "{source}"
-            );
-        }
-    }
-
-    #[test]
-    fn rows_become_settings_that_can_be_set_again() {
-        let mut residue = Residue::default();
-        for (kind, value) in [
-            ("set:session_authorization", Some("app")),
-            ("set:search_path", Some("\"My, S\", \"$user\", Public")),
-            ("set:app.name", Some("it's \\ odd")),
-            ("set:gone.name", Some("")),
-            ("set:no.name", None),
-            ("set:work_mem", Some("4096")),
-        ] {
-            residue.add(kind, value, "app");
-        }
-        let expected = [
-            ("search_path", "'My, S', '$user', 'public'"),
-            ("app.name", " E'it''s \\\\ odd'"),
-            ("work_mem", "'4096'"),
-        ];
-        let expected: Vec<_> = expected
-            .iter()
-            .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
-            .collect();
-        assert_eq!(residue.settings, expected);
-        assert_eq!((residue.bound, residue.wear), (None, Wear::None));
-    }
-
-    #[test]
-    fn what_only_the_connection_has_binds() {
-        let mut residue = Residue::default();
-        residue.add("wear", Some(""), "app");
-        residue.add("bound", Some("listen"), "app");
-        residue.add("bound", Some("advisory_lock"), "app");
-        residue.add("set:session_authorization", Some("other"), "app");
-        assert_eq!(residue.bound, Some(PinReason::Listen));
-        assert_eq!(residue.wear, Wear::TemporarySchema);
-        assert_eq!(
-            residue.settings,
-            [("session_authorization".to_owned(), "'other'".to_owned())]
-        );
-    }
-
-    #[test]
-    fn placeholders_are_asked_for_as_literals() {
-        let sql = query(&["a.b".to_owned(), "x'; DROP".to_owned()]);
-        assert!(
-            sql.ends_with("pg_catalog.current_setting('x''; DROP', true)"),
-            "{sql}"
-        );
-    }
-}
+mod tests;

@@ -132,7 +132,10 @@ pub fn may_stay_on_replica(statement: &StatementVerdict) -> bool {
         );
     let harmless = matches!(
         statement.session,
-        SessionEffect::None | SessionEffect::DeallocateAll | SessionEffect::Setting(_)
+        SessionEffect::None
+            | SessionEffect::WatchesCounters
+            | SessionEffect::DeallocateAll
+            | SessionEffect::Setting(_)
     ) || lists_statements;
     // Another node's locks would exclude nobody.
     harmless

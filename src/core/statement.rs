@@ -182,6 +182,9 @@ pub enum SessionEffect {
     None,
     /// A setting that is repeated on whichever connection serves next.
     Setting(SettingChange),
+    /// It looks at what the node counts of its scans and calls: the session's later reads are to be
+    /// counted there too.
+    WatchesCounters,
     /// DISCARD ALL: the session is as new.
     DiscardAll,
     /// DEALLOCATE ALL: no named prepared statement is left.
@@ -200,6 +203,9 @@ pub enum CatalogEffect {
     /// No DDL.
     #[default]
     None,
+    /// DDL that only takes things away, or lessens what reads must obey: a verdict that was right before
+    /// is still no milder than it has to be, and a load may find a milder one.
+    Removes,
     /// DDL that matters only to texts that name one of these, or something that reaches one. Without
     /// names it matters to no read; event triggers may do more.
     Touches(Arc<[TouchedName]>),
@@ -212,7 +218,14 @@ impl CatalogEffect {
     #[must_use]
     pub fn and(&self, other: &Self) -> Self {
         match (self, other) {
-            (Self::None, effect) | (effect, Self::None) => effect.clone(),
+            // Without names there is nothing to load for.
+            (Self::Removes, Self::Touches(names)) | (Self::Touches(names), Self::Removes)
+                if names.is_empty() =>
+            {
+                Self::Removes
+            }
+            (Self::None | Self::Removes, Self::MayChange | Self::Touches(_)) => other.clone(),
+            (Self::None, effect) | (effect, Self::None | Self::Removes) => effect.clone(),
             (Self::Touches(one), Self::Touches(two)) => {
                 let new = two.iter().filter(|name| !one.contains(name));
                 let all: Arc<[TouchedName]> = one.iter().chain(new).cloned().collect();
@@ -239,10 +252,32 @@ pub struct TouchedName {
 /// What a touched name names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TouchedKind {
+    /// A relation or row type with further columns, of types that come with the server.
+    Columns,
+    /// A permanent table that is new and can be read like any other: nothing but columns of types that
+    /// come with the server.
+    NewTable,
+    /// What is read under this name. It is not another type than before, or is a new one.
+    Rows,
     /// A relation or a type.
     Relation,
+    /// An operator, or what constructs use that compare without naming one.
+    Operator,
+    /// A function, procedure or aggregate that is new; there may be others of this name.
+    NewRoutine,
     /// A function, procedure or aggregate.
     Routine,
+}
+
+impl TouchedKind {
+    /// The kind of what has both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        match (self.min(other), self.max(other)) {
+            (Self::Relation, Self::NewRoutine) => Self::Routine,
+            (_, more) => more,
+        }
+    }
 }
 
 /// Why a statement was classified as it was: a metric label and a column of the fixtures.

@@ -56,6 +56,9 @@ pub fn effects(verdict: &StatementVerdict) -> Vec<String> {
         SessionEffect::DeallocateAll => {
             facts.push("drops every prepared statement of the session".into());
         }
+        SessionEffect::WatchesCounters => {
+            facts.push("keeps the session's later reads on the primary, which counts them".into());
+        }
         SessionEffect::DiscardAll => facts.push("makes the session as new".into()),
         SessionEffect::Pins(reason) | SessionEffect::MayConfigure(reason, _) => {
             facts.push(format!(
@@ -66,7 +69,7 @@ pub fn effects(verdict: &StatementVerdict) -> Vec<String> {
         SessionEffect::Proxy(_) => facts.push("is a statement for pgweir itself".into()),
     }
     match &verdict.catalog {
-        CatalogEffect::None => {}
+        CatalogEffect::None | CatalogEffect::Removes => {}
         CatalogEffect::MayChange => facts.push("makes pgweir load the catalog again".into()),
         CatalogEffect::Touches(names) => facts.extend(
             names

@@ -12,7 +12,7 @@ use arc_swap::ArcSwapOption;
 
 use crate::config::Policies;
 use crate::core::catalog::Catalog;
-use crate::core::classify::{Analysis, Normalised, analyse, judge, normalise};
+use crate::core::classify::{Analysis, Held, Normalised, analyse, is_apart_from, judge, normalise};
 use crate::core::policy::RoutingPolicy;
 use crate::core::statement::{AccessMode, Classification, ProxyStatement, Reason, SessionEffect};
 use crate::limits::{CLASSIFICATION_CACHE_BYTES, CLASSIFY_TEXT_BYTES, LEARNED_WRITES};
@@ -88,6 +88,11 @@ impl CachedText {
         classification
     }
 
+    /// Whether nothing in the text can mean what is held on one connection.
+    pub fn is_apart_from(&self, held: Held<'_>, catalog: &Catalog) -> bool {
+        is_apart_from(held, &self.analysis, catalog)
+    }
+
     /// What [`LearnedWrites`] knows the text by.
     pub fn identity(&self) -> &[u8] {
         &self.identity
@@ -115,6 +120,7 @@ fn own_statement(analysis: &Analysis) -> Option<ProxyStatement> {
             SessionEffect::Proxy(statement) => Some(statement.clone()),
             SessionEffect::None
             | SessionEffect::Setting(_)
+            | SessionEffect::WatchesCounters
             | SessionEffect::DiscardAll
             | SessionEffect::DeallocateAll
             | SessionEffect::Pins(_)

@@ -1,11 +1,12 @@
-//! The catalog of one database with the DDL that was seen since it was loaded.
+//! The catalog of one database with the DDL that was seen since it was loaded, and when anybody last
+//! wrote there.
 //!
 //! Invariants:
 //! * What a load brings covers the DDL up to the mark that was taken before it began, and no more:
 //!   later DDL stays doubtful.
 //! * A reader takes no lock.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,10 @@ pub struct DatabaseCatalog {
     /// A read has met something that is not known now.
     wanted: AtomicBool,
     changed: Notify,
+    /// When pgweir first met the database.
+    since: Instant,
+    /// When a write was last acknowledged, in nanoseconds since then; 0 for never.
+    written: AtomicU64,
 }
 
 /// How much DDL had been seen when a load began.
@@ -72,6 +77,8 @@ impl Default for DatabaseCatalog {
             standing: ArcSwapOption::empty(),
             wanted: AtomicBool::new(false),
             changed: Notify::new(),
+            since: Instant::now(),
+            written: AtomicU64::new(0),
         }
     }
 }
@@ -98,6 +105,21 @@ impl DatabaseCatalog {
             .map(|standing| Arc::clone(&standing.catalog))
     }
 
+    /// Notes that something which may have written was acknowledged at `at`, to whichever session.
+    pub fn note_write(&self, at: Instant) {
+        let since = at.saturating_duration_since(self.since).as_nanos();
+        let since = u64::try_from(since).unwrap_or(u64::MAX);
+        self.written.fetch_max(since, Ordering::AcqRel);
+    }
+
+    /// When the last write was acknowledged, rounded up; `None` before the first.
+    pub fn last_write(&self) -> Option<Instant> {
+        match self.written.load(Ordering::Acquire) {
+            0 => None,
+            since => self.since.checked_add(Duration::from_nanos(since)),
+        }
+    }
+
     /// Notes that a read went to the primary because the catalog is not known: a load is worth it.
     pub fn want(&self) {
         if !self.wanted.swap(true, Ordering::AcqRel) {
@@ -108,9 +130,10 @@ impl DatabaseCatalog {
     /// Notes that DDL may have run: what it reaches is doubtful until the next load.
     pub fn invalidate(&self, effect: &CatalogEffect) {
         let mut history = self.lock();
-        let names = match effect {
+        let names: Option<&[TouchedName]> = match effect {
             CatalogEffect::None => return,
             CatalogEffect::MayChange => None,
+            CatalogEffect::Removes => Some(&[]),
             CatalogEffect::Touches(names) => Some(names),
         };
         // Without a catalog it is not known whether event triggers do more.
@@ -118,11 +141,13 @@ impl DatabaseCatalog {
             let loaded = history.loaded.as_ref();
             loaded.is_some_and(|loaded| !loaded.catalog.has_event_triggers())
         });
-        if names.is_some_and(|names| names.is_empty()) {
+        if names.is_some() && matches!(effect, CatalogEffect::Touches(none) if none.is_empty()) {
             return;
         }
-        history.note(names.map(AsRef::as_ref), Instant::now());
-        self.standing.store(history.standing());
+        history.note(names, Instant::now());
+        if names.is_none_or(|names| !names.is_empty()) {
+            self.standing.store(history.standing());
+        }
         drop(history);
         self.changed.notify_waiters();
     }
@@ -252,12 +277,11 @@ impl History {
         Some(Arc::new(Standing { catalog, currency }))
     }
 
-    /// What a function's name leaves open weighs more.
     fn names(&self) -> TouchedNames {
         let mut names = TouchedNames::with_capacity(self.touched.len());
         for (_, touched) in &self.touched {
             let kind = names.entry(touched.name.clone()).or_insert(touched.kind);
-            *kind = touched.kind.max(*kind);
+            *kind = kind.and(touched.kind);
         }
         names
     }

@@ -22,6 +22,8 @@ use crate::core::catalog::Catalog;
 use crate::core::snapshot::{Eligibility, Incarnation, NodeId, NodeRole, NodeState};
 use crate::world::{ClusterWorld, DatabaseCatalog};
 
+use rows::{Prepared, Reading, Remembered};
+
 /// How old a catalog becomes when nobody was seen to change it: DDL that does not pass through
 /// pgweir is noticed after this time.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
@@ -116,7 +118,9 @@ impl From<OpenError> for CatalogError {
 /// # Errors
 /// A query failed, the server is in recovery, or the catalog is larger than the limits.
 pub async fn load(client: &Client) -> Result<Catalog, CatalogError> {
-    rows::load(client, NodeRole::Primary).await
+    let mut reading = Reading::new(client, Prepared::default());
+    let mut nothing = Remembered::default();
+    reading.load(NodeRole::Primary, &mut nothing).await
 }
 
 /// Loads the catalog of every database that is asked for in `world`: at once, again when a read wants
@@ -157,8 +161,16 @@ struct Keeper {
 #[derive(Debug)]
 struct Connection {
     client: Client,
+    prepared: Prepared,
     driver: JoinHandle<()>,
     node: usize,
+}
+
+/// What a keeper has from its last load.
+#[derive(Debug, Default)]
+struct Kept {
+    connection: Option<Connection>,
+    remembered: Remembered,
 }
 
 impl Drop for Connection {
@@ -177,7 +189,7 @@ struct Origin {
 
 impl Keeper {
     async fn run(self) {
-        let mut connection = None;
+        let mut kept = Kept::default();
         let mut pause = RETRY_PAUSES.0;
         let mut failing = None;
         loop {
@@ -190,10 +202,10 @@ impl Keeper {
             let floor = if due_early {
                 mark.at.unwrap_or(began)
             } else {
-                connection = None;
+                kept = Kept::default();
                 began
             };
-            match self.load_once(&mut connection, floor).await {
+            match self.load_once(&mut kept, floor).await {
                 Ok(loaded) => {
                     self.catalog.publish(mark, loaded);
                     pause = RETRY_PAUSES.0;
@@ -202,7 +214,7 @@ impl Keeper {
                     tokio::time::sleep(began.elapsed()).await;
                 }
                 Err(error) => {
-                    connection = None;
+                    kept = Kept::default();
                     self.report(&error, &mut failing);
                     tokio::time::sleep(pause).await;
                     pause = pause.saturating_mul(2).min(RETRY_PAUSES.1);
@@ -238,14 +250,10 @@ impl Keeper {
     }
 
     /// Loads everything that was acknowledged before `floor`.
-    async fn load_once(
-        &self,
-        connection: &mut Option<Connection>,
-        floor: Instant,
-    ) -> Result<Catalog, CatalogError> {
-        let preferred = connection.as_ref().map(|open| open.node);
+    async fn load_once(&self, kept: &mut Kept, floor: Instant) -> Result<Catalog, CatalogError> {
+        let preferred = kept.connection.as_ref().map(|open| open.node);
         if let Some(replica) = self.fresh_replica(floor, preferred).await {
-            match self.load_from(replica, connection).await {
+            match self.load_from(replica, kept).await {
                 Ok(catalog) if self.is_still(replica, floor) => return Ok(catalog),
                 Ok(_) => self.note_replica(&CatalogError::NotFresh),
                 Err(error) => self.note_replica(&error),
@@ -257,7 +265,7 @@ impl Keeper {
             role: NodeRole::Primary,
             incarnation: None,
         };
-        self.load_from(primary, connection).await
+        self.load_from(primary, kept).await
     }
 
     /// A replica that has everything acknowledged before `floor`, if there is one soon.
@@ -288,20 +296,19 @@ impl Keeper {
         node.is_some_and(|node| node.incarnation == replica.incarnation && is_fresh(node, floor))
     }
 
-    async fn load_from(
-        &self,
-        origin: Origin,
-        connection: &mut Option<Connection>,
-    ) -> Result<Catalog, CatalogError> {
+    async fn load_from(&self, origin: Origin, kept: &mut Kept) -> Result<Catalog, CatalogError> {
         let node = origin.node.index();
         let usable = |open: &Connection| open.node == node && !open.client.is_closed();
         let work = async {
-            let connected = match connection.take().filter(usable) {
+            let mut connected = match kept.connection.take().filter(usable) {
                 Some(open) => open,
                 None => connect_to(&self.cluster, node, &self.database).await?,
             };
-            let loaded = rows::load(&connected.client, origin.role).await?;
-            *connection = Some(connected);
+            let prepared = std::mem::take(&mut connected.prepared);
+            let mut reading = Reading::new(&connected.client, prepared);
+            let loaded = reading.load(origin.role, &mut kept.remembered).await?;
+            connected.prepared = reading.finish();
+            kept.connection = Some(connected);
             Ok(loaded)
         };
         match tokio::time::timeout(LOAD_DEADLINE, work).await {
@@ -344,6 +351,7 @@ async fn connect_to(
     });
     Ok(Connection {
         client,
+        prepared: Prepared::default(),
         driver,
         node,
     })

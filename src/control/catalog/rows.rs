@@ -1,124 +1,413 @@
 //! The queries, for PostgreSQL 14 to 18 and any role.
+//!
+//! What came with the server hardly ever changes and is most of what there is: a keeper reads it again
+//! only when it may have changed.
+
+mod queries;
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::task::Poll;
 
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Row};
+use tokio_postgres::{Client, Row, Statement};
 
+use self::queries::{
+    AGGREGATES, CASTS, CHILDREN, COMPARISON_FUNCTIONS, EVENT_TRIGGERS, FUNCTIONS, ODD_COLUMNS,
+    OPERATORS, PREPARE, READABLE, REFERENCES, RELATIONS, SOURCES, SOURCES_OF_REFERENCES, TYPES,
+    VERSIONS,
+};
 use super::CatalogError;
 use crate::core::catalog::{
-    CastContext, Catalog, CatalogBuilder, FunctionRow, OperatorRow, Persistence, ROWS_LIMIT,
-    RelationKind, RelationRow, Source, Target, TypeRow, Volatility,
+    CastContext, CastRow, Catalog, CatalogBuilder, FunctionRow, OperatorRow, Persistence,
+    ROWS_LIMIT, RelationKind, RelationRow, Source, Target, TypeRow, Volatility,
 };
 use crate::core::snapshot::NodeRole;
 
 /// `FirstNormalObjectId` of `src/include/access/transam.h`: what lies below came with the server.
 const FIRST_USER_OID: u32 = 16_384;
 
-/// One snapshot for all queries would hold back VACUUM: DDL that is seen meanwhile is doubtful
-/// afterwards whatever they show of it, and what refers to a row that they do not show is refused.
-const PREPARE: &str = "SET search_path = pg_catalog; SET jit = off; \
-    SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = on";
-
-/// A function may be called as `row.function` when its first argument takes a row.
-const FUNCTIONS: &str = "SELECT p.oid, n.nspname::text, p.proname::text, p.provolatile::text, \
-        e.extname::text, p.proargtypes::oid[] || p.prorettype, \
-        coalesce(t.typtype = 'c' OR (t.typtype = 'p' AND p.oid >= 16384), false) \
-    FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace \
-    LEFT JOIN pg_type t ON t.oid = p.proargtypes[0] \
-    LEFT JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid \
-        AND d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass \
-    LEFT JOIN pg_extension e ON e.oid = d.refobjid";
-
-/// The source of functions that may set settings: placeholders among them are listed nowhere. 2078
-/// is `set_config` in the body of a function in the SQL standard's form.
-const SOURCES: &str = "SELECT CASE WHEN p.prosqlbody IS NULL THEN p.prosrc \
-        ELSE pg_get_function_sqlbody(p.oid) END \
-    FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang \
-    WHERE p.oid >= 16384 AND l.lanname NOT IN ('c', 'internal') \
-        AND (p.prosrc ~* '(set_config|\\mset\\M)' OR p.prosqlbody::text LIKE '%:funcid 2078 %')";
-
-const AGGREGATES: &str = "SELECT aggfnoid::oid, ARRAY[aggtransfn, aggfinalfn, aggcombinefn, \
-        aggserialfn, aggdeserialfn, aggmtransfn, aggminvtransfn, aggmfinalfn]::oid[] \
-    FROM pg_aggregate";
-
-const OPERATORS: &str = "SELECT oid, oprname::text, oprcode::oid FROM pg_operator";
-
-const EVENT_TRIGGERS: &str = "SELECT oid FROM pg_event_trigger WHERE evtenabled <> 'D'";
-
-const COMPARISON_FUNCTIONS: &str =
-    "SELECT DISTINCT amproc::oid FROM pg_amproc WHERE amproc::oid >= 16384";
-
-const TYPES: &str = "SELECT t.oid, t.typname::text, t.typinput::oid, \
-        ARRAY[t.typbasetype, t.typelem, coalesce(r.rngsubtype, 0::oid)] || ARRAY( \
-            SELECT DISTINCT a.atttypid FROM pg_attribute a WHERE a.attrelid = t.typrelid \
-            AND t.typrelid <> 0 AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid >= 16384) \
-    FROM pg_type t LEFT JOIN pg_range r ON r.rngtypid = t.oid OR r.rngmultitypid = t.oid";
-
-const CASTS: &str =
-    "SELECT casttarget, castfunc, castcontext::text FROM pg_cast WHERE castfunc <> 0";
-
-const RELATIONS: &str = "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, \
-        c.relpersistence::text \
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-    WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND n.nspname <> 'pg_toast'";
-
-const CHILDREN: &str = "SELECT i.inhparent, i.inhrelid FROM pg_inherits i \
-    JOIN pg_class c ON c.oid = i.inhrelid WHERE c.relkind IN ('r', 'p', 'f')";
-
-/// What views, policies in force and domains refer to. `pg_depend` has no rows for functions that
-/// came with the server, so the node trees themselves are searched (`src/include/nodes/primnodes.h`
-/// and `parsenodes.h` name the fields).
-const REFERENCES: &str = "SELECT DISTINCT tree.kind, tree.source, found[1], found[2]::oid FROM ( \
-        SELECT 'view' AS kind, r.ev_class AS source, r.ev_action::text AS nodes \
-        FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class \
-        WHERE c.relkind = 'v' AND r.ev_type = '1' AND c.oid >= 16384 \
-        UNION ALL \
-        SELECT 'policy', p.polrelid, concat(p.polqual::text, ' ', p.polwithcheck::text) \
-        FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid WHERE c.relrowsecurity \
-        UNION ALL \
-        SELECT 'type', contypid, conbin::text FROM pg_constraint WHERE contypid <> 0 \
-    ) tree, regexp_matches(tree.nodes, ':(funcid|opfuncid|opno|eqop|sortop|aggfnoid|winfnoid\
-        |relid|resulttype) ([1-9][0-9]*)', 'g') AS found";
-
-pub(super) async fn load(client: &Client, role: NodeRole) -> Result<Catalog, CatalogError> {
-    let what = "settings";
-    client
-        .batch_execute(PREPARE)
-        .await
-        .map_err(|source| CatalogError::Query { what, source })?;
-    let mut builder = CatalogBuilder::default();
-    check_role(client, role).await?;
-    load_functions(client, &mut builder).await?;
-    load_operators(client, &mut builder).await?;
-    load_types(client, &mut builder).await?;
-    load_relations(client, &mut builder).await?;
-    load_references(client, &mut builder).await?;
-    if !rows(client, "event triggers", EVENT_TRIGGERS)
-        .await?
-        .is_empty()
-    {
-        builder.event_trigger();
-    }
-    Ok(builder.build())
+/// Which rows are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// Those that came with the server.
+    Server,
+    /// Those that somebody has made since.
+    Users,
 }
 
-async fn check_role(client: &Client, role: NodeRole) -> Result<(), CatalogError> {
-    let rows = rows(client, "the role of the node", "SELECT pg_is_in_recovery()").await?;
-    let in_recovery = rows.first().and_then(|row| row.try_get::<_, bool>(0).ok());
-    match (role, in_recovery) {
-        (NodeRole::Primary, Some(false)) | (NodeRole::Replica, Some(true)) => Ok(()),
-        (NodeRole::Replica, _) => Err(CatalogError::NotReplica),
-        (NodeRole::Primary | NodeRole::Unknown, _) => Err(CatalogError::NotPrimary),
+/// A connection to read from, with what was prepared on it.
+#[derive(Debug)]
+pub(super) struct Reading<'a> {
+    client: &'a Client,
+    prepared: Prepared,
+    /// Rows that were asked for ahead.
+    ahead: HashMap<String, Vec<Row>>,
+}
+
+/// What is remembered of one load for the next.
+#[derive(Debug, Default)]
+pub(super) struct Remembered {
+    /// What came with the server, with the versions of its rows.
+    server: Option<(String, CatalogBuilder)>,
+    /// What each version of a row refers to: the field that says so, and an oid.
+    references: HashMap<String, Vec<(String, u32)>>,
+}
+
+/// What is kept of a connection between two loads: what was prepared on it.
+#[derive(Debug, Default)]
+pub(super) struct Prepared {
+    statements: HashMap<String, Statement>,
+    /// Those that every load needs, in order.
+    always: Vec<String>,
+}
+
+impl<'a> Reading<'a> {
+    pub(super) fn new(client: &'a Client, prepared: Prepared) -> Self {
+        Self {
+            client,
+            prepared,
+            ahead: HashMap::new(),
+        }
+    }
+
+    pub(super) fn finish(self) -> Prepared {
+        self.prepared
+    }
+
+    /// Reads everything that is not remembered.
+    pub(super) async fn load(
+        &mut self,
+        role: NodeRole,
+        remembered: &mut Remembered,
+    ) -> Result<Catalog, CatalogError> {
+        if self.prepared.statements.is_empty() {
+            let what = "settings";
+            let set = self.client.batch_execute(PREPARE).await;
+            set.map_err(|source| CatalogError::Query { what, source })?;
+        }
+        self.ask_ahead().await?;
+        let versions = self.versions(role).await?;
+        let mut builder = match &remembered.server {
+            Some((known, server)) if *known == versions => server.clone(),
+            Some(_) | None => {
+                let mut builder = CatalogBuilder::default();
+                self.load_part(&mut builder, Part::Server).await?;
+                remembered.server.insert((versions, builder)).1.clone()
+            }
+        };
+        self.load_part(&mut builder, Part::Users).await?;
+        self.load_others(&mut builder).await?;
+        self.load_references(&mut builder, &mut remembered.references)
+            .await?;
+        if !self
+            .rows("event triggers", EVENT_TRIGGERS)
+            .await?
+            .is_empty()
+        {
+            builder.event_trigger();
+        }
+        Ok(builder.build())
+    }
+
+    async fn load_part(
+        &mut self,
+        builder: &mut CatalogBuilder,
+        part: Part,
+    ) -> Result<(), CatalogError> {
+        self.load_functions(builder, part).await?;
+        self.load_operators(builder, part).await?;
+        self.load_types(builder, part).await?;
+        self.load_relations(builder, part).await
+    }
+
+    /// What changes with every change to a row that came with the server. Asked before the rows are.
+    async fn versions(&mut self, role: NodeRole) -> Result<String, CatalogError> {
+        let what = "the role of the node";
+        let rows = self.rows(what, VERSIONS).await?;
+        let row = rows.first();
+        let in_recovery = row.and_then(|row| row.try_get::<_, bool>(0).ok());
+        match (role, in_recovery) {
+            (NodeRole::Primary, Some(false)) | (NodeRole::Replica, Some(true)) => {}
+            (NodeRole::Replica, _) => return Err(CatalogError::NotReplica),
+            (NodeRole::Primary | NodeRole::Unknown, _) => return Err(CatalogError::NotPrimary),
+        }
+        let versions = row.map(|row| row.try_get(1)).transpose();
+        let versions: Option<String> =
+            versions.map_err(|source| CatalogError::Query { what, source })?;
+        Ok(versions.unwrap_or_default())
+    }
+
+    /// The rows of a part of what a query shows; `oid` is its column that tells the parts apart.
+    async fn part(
+        &mut self,
+        what: &'static str,
+        sql: &str,
+        (oid, part): (&str, Part),
+    ) -> Result<Vec<Row>, CatalogError> {
+        let sign = match part {
+            Part::Server => '<',
+            Part::Users => '>',
+        };
+        // No object has the number between them (`src/include/access/transam.h`).
+        let limit = match part {
+            Part::Server => FIRST_USER_OID,
+            Part::Users => FIRST_USER_OID - 1,
+        };
+        let asked = format!("{sql} WHERE {oid} {sign} {limit}");
+        match part {
+            Part::Server => self.rows_with(what, &asked, &[]).await,
+            Part::Users => self.rows(what, &asked).await,
+        }
+    }
+
+    /// All rows of a query of every load, if they are not more than a catalog may have.
+    async fn rows(&mut self, what: &'static str, sql: &str) -> Result<Vec<Row>, CatalogError> {
+        let Some(rows) = self.ahead.remove(sql) else {
+            self.prepared.always.push(sql.to_owned());
+            return self.rows_with(what, sql, &[]).await;
+        };
+        within_limit(what, rows)
+    }
+
+    /// Asks at once, in the same order, what every load on this connection has asked: one round trip.
+    async fn ask_ahead(&mut self) -> Result<(), CatalogError> {
+        let client = self.client;
+        let known = |sql: &String| self.prepared.statements.get(&bounded(sql)).cloned();
+        let statements: Option<Vec<Statement>> = self.prepared.always.iter().map(known).collect();
+        let asked = statements.unwrap_or_default().into_iter();
+        let mut asked: Vec<_> = asked
+            .map(|statement| Box::pin(async move { client.query(&statement, &[]).await }))
+            .collect();
+        let mut answers: Vec<Option<Vec<Row>>> = asked.iter().map(|_| None).collect();
+        let all = poll_fn(|context| {
+            let mut done = Poll::Ready(Ok(()));
+            for (one, answer) in asked.iter_mut().zip(&mut answers) {
+                if answer.is_some() {
+                    continue;
+                }
+                match one.as_mut().poll(context) {
+                    Poll::Ready(Ok(rows)) => *answer = Some(rows),
+                    Poll::Ready(Err(source)) => return Poll::Ready(Err(source)),
+                    Poll::Pending => done = Poll::Pending,
+                }
+            }
+            done
+        });
+        let what = "rows";
+        let all = all.await;
+        all.map_err(|source| CatalogError::Query { what, source })?;
+        let answers = answers.into_iter().flatten();
+        self.ahead = self.prepared.always.iter().cloned().zip(answers).collect();
+        Ok(())
+    }
+
+    async fn rows_with(
+        &mut self,
+        what: &'static str,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, CatalogError> {
+        let broken = |source| CatalogError::Query { what, source };
+        let bounded = bounded(sql);
+        let statement = if let Some(known) = self.prepared.statements.get(&bounded) {
+            known.clone()
+        } else {
+            let statement = self.client.prepare(&bounded).await.map_err(broken)?;
+            self.prepared.statements.insert(bounded, statement.clone());
+            statement
+        };
+        let rows = self.client.query(&statement, parameters).await;
+        within_limit(what, rows.map_err(broken)?)
+    }
+
+    async fn load_functions(
+        &mut self,
+        builder: &mut CatalogBuilder,
+        part: Part,
+    ) -> Result<(), CatalogError> {
+        let what = "functions";
+        let broken = |source| CatalogError::Query { what, source };
+        for row in self.part(what, FUNCTIONS, ("p.oid", part)).await? {
+            let types: Vec<u32> = row.try_get(5).map_err(broken)?;
+            builder.function(&FunctionRow {
+                oid: row.try_get(0).map_err(broken)?,
+                schema: row.try_get(1).map_err(broken)?,
+                name: row.try_get(2).map_err(broken)?,
+                volatility: match row.try_get(3).map_err(broken)? {
+                    "i" => Volatility::Immutable,
+                    "s" => Volatility::Stable,
+                    _ => Volatility::Volatile,
+                },
+                extension: row.try_get(4).map_err(broken)?,
+                types: &types,
+                attribute_of_row: row.try_get(6).map_err(broken)?,
+            });
+        }
+        for row in self
+            .part("aggregates", AGGREGATES, ("aggfnoid::oid", part))
+            .await?
+        {
+            let support: Vec<u32> = row.try_get(1).map_err(broken)?;
+            builder.aggregate(row.try_get(0).map_err(broken)?, &support);
+        }
+        Ok(())
+    }
+
+    async fn load_operators(
+        &mut self,
+        builder: &mut CatalogBuilder,
+        part: Part,
+    ) -> Result<(), CatalogError> {
+        let what = "operators";
+        let broken = |source| CatalogError::Query { what, source };
+        for row in self.part(what, OPERATORS, ("oid", part)).await? {
+            builder.operator(&OperatorRow {
+                oid: row.try_get(0).map_err(broken)?,
+                name: row.try_get(1).map_err(broken)?,
+                function: row.try_get(2).map_err(broken)?,
+            });
+        }
+        Ok(())
+    }
+
+    async fn load_types(
+        &mut self,
+        builder: &mut CatalogBuilder,
+        part: Part,
+    ) -> Result<(), CatalogError> {
+        let what = "types";
+        let broken = |source| CatalogError::Query { what, source };
+        for row in self.part(what, TYPES, ("t.oid", part)).await? {
+            let parts: Vec<u32> = row.try_get(3).map_err(broken)?;
+            let input: u32 = row.try_get(2).map_err(broken)?;
+            builder.type_row(&TypeRow {
+                oid: row.try_get(0).map_err(broken)?,
+                name: row.try_get(1).map_err(broken)?,
+                parts: &parts,
+                function: if input < FIRST_USER_OID { 0 } else { input },
+            });
+        }
+        for row in self
+            .part("casts", CASTS, ("castfunc <> 0 AND oid", part))
+            .await?
+        {
+            let context = match row.try_get(2).map_err(broken)? {
+                "i" => CastContext::Implicit,
+                _ => CastContext::Written,
+            };
+            builder.cast(&CastRow {
+                source: row.try_get(3).map_err(broken)?,
+                target: row.try_get(0).map_err(broken)?,
+                function: row.try_get(1).map_err(broken)?,
+                context,
+            });
+        }
+        Ok(())
+    }
+
+    async fn load_relations(
+        &mut self,
+        builder: &mut CatalogBuilder,
+        part: Part,
+    ) -> Result<(), CatalogError> {
+        let what = "relations";
+        let broken = |source| CatalogError::Query { what, source };
+        for row in self.part(what, RELATIONS, (READABLE, part)).await? {
+            builder.relation(&RelationRow {
+                oid: row.try_get(0).map_err(broken)?,
+                schema: row.try_get(1).map_err(broken)?,
+                name: row.try_get(2).map_err(broken)?,
+                kind: match row.try_get(3).map_err(broken)? {
+                    "r" | "p" | "m" => RelationKind::Table,
+                    "v" => RelationKind::View,
+                    "S" => RelationKind::Sequence,
+                    _ => RelationKind::Foreign,
+                },
+                persistence: match row.try_get(4).map_err(broken)? {
+                    "p" => Persistence::Permanent,
+                    "t" => Persistence::Temporary,
+                    _ => Persistence::Unlogged,
+                },
+            });
+        }
+        Ok(())
+    }
+
+    async fn load_others(&mut self, builder: &mut CatalogBuilder) -> Result<(), CatalogError> {
+        let broken = |source| CatalogError::Query {
+            what: "functions",
+            source,
+        };
+        for row in self.rows("sources of functions", SOURCES).await? {
+            if let Some(source) = row.try_get::<_, Option<&str>>(0).map_err(broken)? {
+                builder.source(source);
+            }
+        }
+        for row in self.rows("columns", ODD_COLUMNS).await? {
+            builder.odd_column(row.try_get(0).map_err(broken)?);
+        }
+        for row in self.rows("operators", COMPARISON_FUNCTIONS).await? {
+            builder.comparison_function(row.try_get(0).map_err(broken)?);
+        }
+        for row in self.rows("children of relations", CHILDREN).await? {
+            let parent = row.try_get(0).map_err(broken)?;
+            let child = row.try_get(1).map_err(broken)?;
+            builder.reference(Source::Parent(parent), Target::Relation(child));
+        }
+        Ok(())
+    }
+
+    async fn load_references(
+        &mut self,
+        builder: &mut CatalogBuilder,
+        known: &mut HashMap<String, Vec<(String, u32)>>,
+    ) -> Result<(), CatalogError> {
+        let what = "views, policies and domains";
+        let broken = |source| CatalogError::Query { what, source };
+        let mut sources = HashMap::new();
+        for row in self.rows(what, SOURCES_OF_REFERENCES).await? {
+            let source: u32 = row.try_get(1).map_err(broken)?;
+            let source = match row.try_get(0).map_err(broken)? {
+                "view" => Source::View(source),
+                "policy" => Source::Policy(source),
+                _ => Source::Type(source),
+            };
+            sources.insert(row.try_get::<_, String>(2).map_err(broken)?, source);
+        }
+        known.retain(|key, _| sources.contains_key(key));
+        let new: Vec<&str> = sources
+            .keys()
+            .filter(|key| !known.contains_key(*key))
+            .map(String::as_str)
+            .collect();
+        if !new.is_empty() {
+            let rows = self.rows_with(what, REFERENCES, &[&new]).await?;
+            for row in rows {
+                let found = known.entry(row.try_get(0).map_err(broken)?).or_default();
+                if let Some(field) = row.try_get::<_, Option<String>>(1).map_err(broken)? {
+                    found.push((field, row.try_get(2).map_err(broken)?));
+                }
+            }
+        }
+        for (key, source) in &sources {
+            match known.get(key) {
+                Some(found) => found
+                    .iter()
+                    .for_each(|(field, oid)| builder.reference(*source, target_of(field, *oid))),
+                // It has been replaced meanwhile.
+                None => builder.reference(*source, Target::Function(u32::MAX)),
+            }
+        }
+        Ok(())
     }
 }
 
-/// All rows of a query, if they are not more than a catalog may have.
-async fn rows(client: &Client, what: &'static str, sql: &str) -> Result<Vec<Row>, CatalogError> {
-    let none: [&(dyn ToSql + Sync); 0] = [];
-    let bounded = format!("{sql} LIMIT {}", ROWS_LIMIT + 1);
-    let rows = client
-        .query(&bounded, &none)
-        .await
-        .map_err(|source| CatalogError::Query { what, source })?;
+fn bounded(sql: &str) -> String {
+    format!("{sql} LIMIT {}", ROWS_LIMIT + 1)
+}
+
+fn within_limit(what: &'static str, rows: Vec<Row>) -> Result<Vec<Row>, CatalogError> {
     if rows.len() > ROWS_LIMIT {
         Err(CatalogError::TooLarge { what })
     } else {
@@ -126,127 +415,12 @@ async fn rows(client: &Client, what: &'static str, sql: &str) -> Result<Vec<Row>
     }
 }
 
-async fn load_functions(client: &Client, builder: &mut CatalogBuilder) -> Result<(), CatalogError> {
-    let what = "functions";
-    let broken = |source| CatalogError::Query { what, source };
-    for row in rows(client, what, FUNCTIONS).await? {
-        let types: Vec<u32> = row.try_get(5).map_err(broken)?;
-        builder.function(&FunctionRow {
-            oid: row.try_get(0).map_err(broken)?,
-            schema: row.try_get(1).map_err(broken)?,
-            name: row.try_get(2).map_err(broken)?,
-            volatility: match row.try_get(3).map_err(broken)? {
-                "i" => Volatility::Immutable,
-                "s" => Volatility::Stable,
-                _ => Volatility::Volatile,
-            },
-            extension: row.try_get(4).map_err(broken)?,
-            types: &types,
-            attribute_of_row: row.try_get(6).map_err(broken)?,
-        });
+/// What a field of a node tree refers to.
+fn target_of(field: &str, oid: u32) -> Target {
+    match field {
+        "relid" => Target::Relation(oid),
+        "resulttype" => Target::Type(oid),
+        "opno" | "eqop" | "sortop" => Target::Operator(oid),
+        _ => Target::Function(oid),
     }
-    for row in rows(client, "sources of functions", SOURCES).await? {
-        if let Some(source) = row.try_get::<_, Option<&str>>(0).map_err(broken)? {
-            builder.source(source);
-        }
-    }
-    for row in rows(client, "aggregates", AGGREGATES).await? {
-        let support: Vec<u32> = row.try_get(1).map_err(broken)?;
-        builder.aggregate(row.try_get(0).map_err(broken)?, &support);
-    }
-    Ok(())
-}
-
-async fn load_operators(client: &Client, builder: &mut CatalogBuilder) -> Result<(), CatalogError> {
-    let what = "operators";
-    let broken = |source| CatalogError::Query { what, source };
-    for row in rows(client, what, OPERATORS).await? {
-        builder.operator(&OperatorRow {
-            oid: row.try_get(0).map_err(broken)?,
-            name: row.try_get(1).map_err(broken)?,
-            function: row.try_get(2).map_err(broken)?,
-        });
-    }
-    for row in rows(client, what, COMPARISON_FUNCTIONS).await? {
-        builder.comparison_function(row.try_get(0).map_err(broken)?);
-    }
-    Ok(())
-}
-
-async fn load_types(client: &Client, builder: &mut CatalogBuilder) -> Result<(), CatalogError> {
-    let what = "types";
-    let broken = |source| CatalogError::Query { what, source };
-    for row in rows(client, what, TYPES).await? {
-        let parts: Vec<u32> = row.try_get(3).map_err(broken)?;
-        let input: u32 = row.try_get(2).map_err(broken)?;
-        builder.type_row(&TypeRow {
-            oid: row.try_get(0).map_err(broken)?,
-            name: row.try_get(1).map_err(broken)?,
-            parts: &parts,
-            function: if input < FIRST_USER_OID { 0 } else { input },
-        });
-    }
-    for row in rows(client, "casts", CASTS).await? {
-        let context = match row.try_get(2).map_err(broken)? {
-            "i" => CastContext::Implicit,
-            _ => CastContext::Written,
-        };
-        let target = row.try_get(0).map_err(broken)?;
-        builder.cast(target, row.try_get(1).map_err(broken)?, context);
-    }
-    Ok(())
-}
-
-async fn load_relations(client: &Client, builder: &mut CatalogBuilder) -> Result<(), CatalogError> {
-    let what = "relations";
-    let broken = |source| CatalogError::Query { what, source };
-    for row in rows(client, what, RELATIONS).await? {
-        builder.relation(&RelationRow {
-            oid: row.try_get(0).map_err(broken)?,
-            schema: row.try_get(1).map_err(broken)?,
-            name: row.try_get(2).map_err(broken)?,
-            kind: match row.try_get(3).map_err(broken)? {
-                "r" | "p" | "m" => RelationKind::Table,
-                "v" => RelationKind::View,
-                "S" => RelationKind::Sequence,
-                _ => RelationKind::Foreign,
-            },
-            persistence: match row.try_get(4).map_err(broken)? {
-                "p" => Persistence::Permanent,
-                "t" => Persistence::Temporary,
-                _ => Persistence::Unlogged,
-            },
-        });
-    }
-    for row in rows(client, "children of relations", CHILDREN).await? {
-        let parent = row.try_get(0).map_err(broken)?;
-        let child = row.try_get(1).map_err(broken)?;
-        builder.reference(Source::Parent(parent), Target::Relation(child));
-    }
-    Ok(())
-}
-
-async fn load_references(
-    client: &Client,
-    builder: &mut CatalogBuilder,
-) -> Result<(), CatalogError> {
-    let what = "views, policies and domains";
-    let broken = |source| CatalogError::Query { what, source };
-    for row in rows(client, what, REFERENCES).await? {
-        let source: u32 = row.try_get(1).map_err(broken)?;
-        let source = match row.try_get(0).map_err(broken)? {
-            "view" => Source::View(source),
-            "policy" => Source::Policy(source),
-            _ => Source::Type(source),
-        };
-        let target: u32 = row.try_get(3).map_err(broken)?;
-        let target = match row.try_get(2).map_err(broken)? {
-            "relid" => Target::Relation(target),
-            "resulttype" => Target::Type(target),
-            "opno" | "eqop" | "sortop" => Target::Operator(target),
-            _ => Target::Function(target),
-        };
-        builder.reference(source, target);
-    }
-    Ok(())
 }

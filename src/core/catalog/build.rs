@@ -1,22 +1,22 @@
 //! From rows of the catalog to verdicts.
 
+mod names;
+mod plain;
 mod used;
 
 use std::collections::{HashMap, HashSet};
 
+use self::names::written_names;
+use self::plain::{REACH_LIMIT, reachable};
 use super::builtin::{self, SYSTEM_SCHEMA};
+use super::plain::Shape;
 use super::{
-    CastContext, Catalog, EventTriggers, Extent, FunctionRow, FunctionVerdict, Known, OperatorRow,
-    OperatorVerdict, Persistence, RelationEntry, RelationKind, RelationRow, RelationVerdict,
-    SchemaId, TypeRow, Volatility,
+    COMPARISONS, CastContext, CastRow, Catalog, EventTriggers, Extent, FunctionRow,
+    FunctionVerdict, Known, OperatorRow, OperatorVerdict, Persistence, RelationEntry, RelationKind,
+    RelationRow, RelationVerdict, SchemaId, TypeRow, Volatility,
 };
 use crate::core::residue::SettingNames;
 use crate::core::statement::{PinReason, Reason};
-
-/// Operators that a construct may use without naming them.
-const COMPARISONS: [&str; 11] = [
-    "=", "<>", "<", "<=", ">", ">=", "~~", "~~*", "!~~", "!~~*", "~",
-];
 
 /// What refers to something else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,38 +44,40 @@ pub enum Target {
     Type(u32),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Function {
     schema: SchemaId,
     name: Box<str>,
     verdict: FunctionVerdict,
     types: Box<[u32]>,
+    volatility: Volatility,
     attribute_of_row: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Operator {
     name: Box<str>,
     function: u32,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Type {
     name: Box<str>,
     parts: Box<[u32]>,
     function: u32,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Relation {
     schema: SchemaId,
     name: Box<str>,
     persistence: Persistence,
+    kind: RelationKind,
     verdict: RelationVerdict,
 }
 
 /// Collects rows; [`Self::build`] draws the conclusions.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct CatalogBuilder {
     schemas: HashMap<Box<str>, SchemaId>,
     functions: HashMap<u32, Function>,
@@ -83,11 +85,12 @@ pub struct CatalogBuilder {
     types: HashMap<u32, Type>,
     relations: HashMap<u32, Relation>,
     references: Vec<(Source, Target)>,
-    casts: Vec<(u32, u32, CastContext)>,
+    casts: Vec<CastRow>,
     comparison_functions: Vec<u32>,
     unsafe_types: HashSet<u32>,
     settings: SettingNames,
     supported: Vec<u32>,
+    odd_columns: HashSet<u32>,
     event_triggers: EventTriggers,
 }
 
@@ -111,6 +114,7 @@ impl CatalogBuilder {
                 name: row.name.into(),
                 verdict: verdict(row),
                 types: row.types.into(),
+                volatility: row.volatility,
                 attribute_of_row: row.attribute_of_row,
             },
         );
@@ -156,9 +160,9 @@ impl CatalogBuilder {
         );
     }
 
-    /// Adds a cast to the type `target`.
-    pub fn cast(&mut self, target: u32, function: u32, context: CastContext) {
-        self.casts.push((target, function, context));
+    /// Adds a cast.
+    pub fn cast(&mut self, row: &CastRow) {
+        self.casts.push(*row);
     }
 
     /// Adds a relation.
@@ -180,9 +184,16 @@ impl CatalogBuilder {
                 schema,
                 name: row.name.into(),
                 persistence: row.persistence,
+                kind: row.kind,
                 verdict: refused.map_or(RelationVerdict::Safe, RelationVerdict::Refused),
             },
         );
+    }
+
+    /// Adds that a relation has a column of a type that does not come with the server, or whose values
+    /// are names of objects.
+    pub fn odd_column(&mut self, relation: u32) {
+        self.odd_columns.insert(relation);
     }
 
     /// Adds the source of a function that may set placeholders.
@@ -208,10 +219,15 @@ impl CatalogBuilder {
             settings: std::mem::take(&mut self.settings),
             used: self.used(),
             event_triggers: self.event_triggers,
+            type_names: self.type_names(),
+            bent: self.bent(),
             ..Known::default()
         };
-        let unsafe_implicit_cast = self.casts.iter().any(|(_, function, context)| {
-            *context == CastContext::Implicit && self.refuses_function(*function)
+        // Where a type of the users' is one of both, what has a value of it is refused by that type.
+        let unsafe_implicit_cast = self.casts.iter().any(|cast| {
+            cast.context == CastContext::Implicit
+                && cast.source.max(cast.target) < FIRST_USER_OID
+                && self.refuses_function(cast.function)
         });
         if unsafe_implicit_cast {
             catalog.implicit_casts = OperatorVerdict::Refused;
@@ -261,8 +277,15 @@ impl CatalogBuilder {
                     Source::Type(oid) => self.refuses(*target).then_some(*oid),
                     Source::View(_) | Source::Policy(_) | Source::Parent(_) => None,
                 });
-            let casts = self.casts.iter().filter_map(|(target, function, _)| {
-                self.refuses_function(*function).then_some(*target)
+            let refused = self
+                .casts
+                .iter()
+                .filter(|cast| self.refuses_function(cast.function));
+            let casts = refused.flat_map(|cast| match cast.context {
+                CastContext::Implicit if cast.source >= FIRST_USER_OID => {
+                    [cast.target, cast.source]
+                }
+                CastContext::Implicit | CastContext::Written => [cast.target; 2],
             });
             let own = self.types.iter().filter_map(|(oid, found)| {
                 let parts = found
@@ -412,12 +435,20 @@ impl CatalogBuilder {
             };
             edges.entry(*from).or_default().push(*to);
         }
+        let with_policies = self.with_policies();
         for (oid, relation) in &self.relations {
             let below = reachable(*oid, &edges);
             let extent = if below.len() < REACH_LIMIT {
                 Extent::Whole
             } else {
                 Extent::Cut
+            };
+            let own = self.shape(*oid, &with_policies);
+            let alike = |oid: &u32| self.shape(*oid, &with_policies) == own;
+            let shape = if below.iter().all(alike) {
+                own
+            } else {
+                Shape::Other
             };
             let reaches = below.into_iter().filter_map(|oid| {
                 self.relations
@@ -430,6 +461,7 @@ impl CatalogBuilder {
                 verdict: relation.verdict,
                 reaches: reaches.collect(),
                 extent,
+                shape,
             };
             catalog
                 .relations
@@ -449,20 +481,6 @@ const fn is_missing(oid: u32) -> bool {
     oid >= FIRST_USER_OID
 }
 
-/// The most relations behind one view that are kept.
-const REACH_LIMIT: usize = 1_000;
-
-fn reachable(from: u32, edges: &HashMap<u32, Vec<u32>>) -> HashSet<u32> {
-    let mut seen = HashSet::new();
-    let mut left: Vec<u32> = edges.get(&from).cloned().unwrap_or_default();
-    while let Some(next) = left.pop() {
-        if seen.len() < REACH_LIMIT && seen.insert(next) {
-            left.extend(edges.get(&next).into_iter().flatten());
-        }
-    }
-    seen
-}
-
 fn verdict(row: &FunctionRow<'_>) -> FunctionVerdict {
     if row.schema == SYSTEM_SCHEMA {
         return builtin::function(row.name, row.volatility);
@@ -478,21 +496,5 @@ fn verdict(row: &FunctionRow<'_>) -> FunctionVerdict {
     }
 }
 
-/// How SQL spells a built-in type beside its name in the catalog.
-fn written_names(name: &str) -> &'static [&'static str] {
-    match name {
-        "bool" => &["boolean"],
-        "int2" => &["smallint"],
-        "int4" => &["int", "integer"],
-        "int8" => &["bigint"],
-        "float4" => &["real"],
-        "float8" => &["float", "double"],
-        "numeric" => &["decimal", "dec"],
-        "bpchar" => &["char", "character", "nchar", "national"],
-        "varchar" => &["character", "national"],
-        "time" | "timetz" => &["time"],
-        "timestamp" | "timestamptz" => &["timestamp"],
-        "bit" | "varbit" => &["bit"],
-        _ => &[],
-    }
-}
+#[cfg(test)]
+mod tests;

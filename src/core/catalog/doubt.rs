@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{Catalog, EventTriggers, Extent, Known};
+use super::{COMPARISONS, Catalog, EventTriggers, Extent, Known, TypeNames};
 use crate::core::statement::TouchedKind;
 
 /// The touched names that nothing loaded covers.
@@ -32,10 +32,20 @@ impl Catalog {
 
     /// The same knowledge, of which what has these names is doubtful.
     #[must_use]
-    pub fn doubting(&self, names: TouchedNames) -> Self {
+    pub fn doubting(&self, mut names: TouchedNames) -> Self {
+        let mut types = names
+            .iter()
+            .filter(|(_, kind)| **kind != TouchedKind::NewRoutine);
+        let redefines = types.any(|(name, _)| is_server_type(name));
+        if self.known.type_names == TypeNames::Redefined || redefines {
+            // New columns are perhaps not what they seem.
+            for kind in names.values_mut() {
+                *kind = kind.and(TouchedKind::Relation);
+            }
+        }
         let doubt = if names.is_empty() {
             Doubt::Nothing
-        } else if names.keys().any(|name| self.is_used(name)) {
+        } else if names.iter().any(|(name, kind)| self.spreads(name, *kind)) {
             Doubt::Everything
         } else {
             Doubt::Names(Arc::new(names))
@@ -68,12 +78,29 @@ impl Catalog {
     /// Whether a statement that holds this word anywhere cannot be judged. A type that comes with a
     /// relation or with another type has its name behind an underscore.
     pub fn doubts_word(&self, word: &str) -> bool {
-        self.touched(word).is_some() || self.touched(word.trim_start_matches('_')).is_some()
+        self.is_doubtful(word) || self.is_doubtful(word.trim_start_matches('_'))
+    }
+
+    /// Whether it cannot be told what operators of this name run.
+    pub fn doubts_operator(&self, name: &str) -> bool {
+        self.is_doubtful(name)
+    }
+
+    /// Whether it cannot be told what a construct runs that compares without naming an operator.
+    pub fn doubts_comparisons(&self) -> bool {
+        match &self.doubt {
+            Doubt::Nothing => false,
+            Doubt::Names(_) => COMPARISONS.iter().any(|name| self.is_doubtful(name)),
+            Doubt::Everything => true,
+        }
     }
 
     /// Whether it cannot be told what a call of this name leaves behind.
     pub fn doubts_routine(&self, name: &str) -> bool {
-        self.touched(name) == Some(TouchedKind::Routine)
+        matches!(
+            self.touched(name),
+            Some(TouchedKind::NewRoutine | TouchedKind::Routine)
+        )
     }
 
     /// Whether a relation of this name is, or reaches, one that is doubtful.
@@ -81,16 +108,35 @@ impl Catalog {
         let Doubt::Names(names) = &self.doubt else {
             return self.doubts_everything();
         };
+        if names.values().all(|kind| *kind <= TouchedKind::NewTable) {
+            // Nothing that was there before reaches a table that is new.
+            return is_implied_sequence(name);
+        }
         let entries = self.known.relations.get(name);
-        names.contains_key(name)
+        self.is_doubtful(name)
             || is_implied_sequence(name)
             || entries.into_iter().flatten().any(|entry| {
                 entry.extent == Extent::Cut
-                    || entry
-                        .reaches
-                        .iter()
-                        .any(|(_, name)| names.contains_key(name))
+                    || entry.reaches.iter().any(|(_, name)| self.is_doubtful(name))
             })
+    }
+
+    /// Whether there is a new table of this name, which any node has.
+    pub(super) fn is_new_table(&self, name: &str) -> bool {
+        self.touched(name) == Some(TouchedKind::NewTable)
+    }
+
+    fn is_doubtful(&self, name: &str) -> bool {
+        match self.touched(name) {
+            None | Some(TouchedKind::Columns | TouchedKind::NewTable) => false,
+            Some(
+                TouchedKind::Rows
+                | TouchedKind::Relation
+                | TouchedKind::Operator
+                | TouchedKind::NewRoutine
+                | TouchedKind::Routine,
+            ) => true,
+        }
     }
 
     fn touched(&self, name: &str) -> Option<TouchedKind> {
@@ -102,6 +148,18 @@ impl Catalog {
     }
 
     /// Whether a change to what has this name may change the verdict of something with another name.
+    fn spreads(&self, name: &str, kind: TouchedKind) -> bool {
+        match kind {
+            // What refers to something was bound to it when that was made.
+            TouchedKind::Columns
+            | TouchedKind::NewTable
+            | TouchedKind::Rows
+            | TouchedKind::Operator
+            | TouchedKind::NewRoutine => false,
+            TouchedKind::Relation | TouchedKind::Routine => self.is_used(name),
+        }
+    }
+
     /// Columns of a parent are those of its children.
     fn is_used(&self, name: &str) -> bool {
         let entries = self.known.relations.get(name);
@@ -111,6 +169,76 @@ impl Catalog {
             .flat_map(|entry| entry.reaches.iter());
         self.known.used.contains(name) || below.any(|(_, name)| self.known.used.contains(name))
     }
+}
+
+/// Types that come with the server, whose conversions are safe; sorted. Among them are the names that
+/// the grammar itself has for some.
+const SERVER_TYPES: [&str; 59] = [
+    "bigint",
+    "bigserial",
+    "bit",
+    "bool",
+    "boolean",
+    "box",
+    "bpchar",
+    "bytea",
+    "char",
+    "character",
+    "cidr",
+    "circle",
+    "date",
+    "daterange",
+    "dec",
+    "decimal",
+    "double",
+    "float",
+    "float4",
+    "float8",
+    "inet",
+    "int",
+    "int2",
+    "int4",
+    "int4range",
+    "int8",
+    "int8range",
+    "integer",
+    "interval",
+    "json",
+    "jsonb",
+    "jsonpath",
+    "line",
+    "lseg",
+    "macaddr",
+    "macaddr8",
+    "money",
+    "name",
+    "nchar",
+    "numeric",
+    "numrange",
+    "oid",
+    "path",
+    "pg_lsn",
+    "point",
+    "polygon",
+    "real",
+    "serial",
+    "smallint",
+    "smallserial",
+    "text",
+    "time",
+    "timestamp",
+    "timestamptz",
+    "timetz",
+    "tsquery",
+    "tsvector",
+    "uuid",
+    "varchar",
+];
+
+/// Whether an unqualified, unquoted name of a type most likely means one that comes with the server: a
+/// type of somebody else's with this name is in no catalog for which nothing is doubtful.
+pub fn is_server_type(name: &str) -> bool {
+    SERVER_TYPES.binary_search(&name).is_ok()
 }
 
 /// Whether a sequence may have got this name without its being written: from `serial` or an identity

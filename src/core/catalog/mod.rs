@@ -12,6 +12,7 @@
 mod build;
 mod builtin;
 mod doubt;
+mod plain;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -22,7 +23,9 @@ use crate::core::statement::{PinReason, Reason};
 pub use build::{CatalogBuilder, Source, Target};
 
 use doubt::Doubt;
-pub use doubt::TouchedNames;
+pub use doubt::{TouchedNames, is_server_type};
+pub use plain::is_plain_type;
+use plain::{Bent, Shape};
 
 /// The most rows of any one kind that a catalog may have; a larger one is not loaded, so that reads
 /// of its database go to the primary. A row takes 100 to 200 bytes.
@@ -53,6 +56,21 @@ struct Known {
     /// Names of functions and types that something else than a text refers to.
     used: HashSet<Box<str>>,
     event_triggers: EventTriggers,
+    type_names: TypeNames,
+    bent: Bent,
+}
+
+/// Operators that a construct may use without naming them.
+const COMPARISONS: [&str; 11] = [
+    "=", "<>", "<", "<=", ">", ">=", "~~", "~~*", "!~~", "!~~*", "~",
+];
+
+/// Whether a name of a type that comes with the server is also that of another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum TypeNames {
+    #[default]
+    Own,
+    Redefined,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -73,6 +91,7 @@ struct RelationEntry {
     /// Relations behind a view, a policy or a parent, by schema and name.
     reaches: Box<[(SchemaId, Box<str>)]>,
     extent: Extent,
+    shape: Shape,
 }
 
 /// Whether `reaches` is all there is.
@@ -228,6 +247,19 @@ pub struct RelationRow<'a> {
     pub persistence: Persistence,
 }
 
+/// A row of `pg_cast`.
+#[derive(Debug, Clone, Copy)]
+pub struct CastRow {
+    /// `castsource`.
+    pub source: u32,
+    /// `casttarget`.
+    pub target: u32,
+    /// `castfunc`, which is not 0.
+    pub function: u32,
+    /// `castcontext`.
+    pub context: CastContext,
+}
+
 /// `pg_cast.castcontext`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CastContext {
@@ -291,7 +323,8 @@ impl Catalog {
         // A session that has a temporary table of its own is pinned, so that a bare name of any
         // other means the permanent relation if there is one.
         let permanent = |entry: &RelationEntry| entry.persistence != Persistence::Temporary;
-        let any_permanent = schema.is_none() && all.iter().any(permanent);
+        let any_permanent =
+            schema.is_none() && (all.iter().any(permanent) || self.is_new_table(name));
         all.iter()
             .filter(move |entry| self.schema_matches(schema, entry.schema))
             .filter(move |entry| !any_permanent || permanent(entry))
@@ -299,8 +332,10 @@ impl Catalog {
 
     /// The strictest verdict of the relations of this name; `None` when there are none.
     pub fn relation(&self, schema: Option<&str>, name: &str) -> Option<RelationVerdict> {
+        let new = self.is_new_table(name).then_some(RelationVerdict::Safe);
         self.entries(schema, name)
             .map(|entry| entry.verdict)
+            .chain(new)
             .reduce(|one, other| match one {
                 RelationVerdict::Safe => other,
                 RelationVerdict::Refused(_) => one,

@@ -2,12 +2,13 @@
 
 use std::collections::HashSet;
 
+use super::counters;
 use super::dispatch::{self, StatementFacts};
 use super::hint::{self, Place};
 use super::lexer::{Kind, Lexer, Piece, Span};
 use super::limits::{CLASSIFY_KEPT_TOKENS, CLASSIFY_SCAN_BYTES, CLASSIFY_STATEMENTS};
 use super::references::Origin;
-use crate::core::statement::{Hint, Reason, RoutePrimary};
+use crate::core::statement::{Hint, Reason, RoutePrimary, SessionEffect};
 use crate::limits::CLASSIFY_TEXT_BYTES;
 
 /// The facts of one text that do not depend on the catalog. Shared between sessions.
@@ -228,7 +229,14 @@ impl<'a> Collector<'a> {
             return;
         }
         let facts = match self.extent {
-            Extent::Whole => dispatch::statement(self.sql, &pieces),
+            Extent::Whole => {
+                let facts = dispatch::statement(self.sql, &pieces);
+                if facts.session == SessionEffect::None && counters::are_named(&pieces) {
+                    facts.watching_counters()
+                } else {
+                    facts
+                }
+            }
             Extent::Heads if overflowed => StatementFacts::doubtful(Reason::TooLong),
             Extent::Heads => dispatch::statement(self.sql, &pieces).cut_short(),
         };

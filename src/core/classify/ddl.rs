@@ -5,21 +5,42 @@
 //! * A known form names every relation, function and type whose own rows of the catalog it may change
 //!   in a way that the verdict of a read depends on. What reaches those is for the catalog to tell.
 
+mod alter;
+
 use std::sync::Arc;
 
-use super::lexer::Piece;
+use alter::Change;
+
+use super::lexer::{Kind, Piece};
+use super::references::operator_name;
+use crate::core::catalog::is_server_type;
 use crate::core::statement::{CatalogEffect, TouchedKind, TouchedName};
 
-/// Objects on which no verdict depends.
-const WITHOUT_READERS: [&str; 8] = [
+/// Objects on which no verdict depends; sorted.
+const WITHOUT_READERS: [&str; 23] = [
+    "access",
+    "collation",
+    "conversion",
+    "data",
     "database",
+    "default",
     "group",
+    "language",
+    "large",
+    "procedural",
     "publication",
     "role",
+    "server",
     "statistics",
     "subscription",
+    "system",
     "tablespace",
+    "text",
+    "transform",
+    "trigger",
+    "trusted",
     "user",
+    "wrapper",
 ];
 
 /// The most names of one statement that are kept apart.
@@ -27,22 +48,47 @@ const NAMES: usize = 64;
 
 /// The effect of CREATE, ALTER and DROP.
 pub(super) fn effect(pieces: &[Piece<'_>]) -> CatalogEffect {
-    // A name in escapes is not decoded; CASCADE reaches what the text does not name.
-    let hidden = |piece: &Piece<'_>| piece.is_escaped_name() || piece.is("cascade");
-    if pieces.iter().any(hidden) {
+    let head = pieces.first().and_then(Piece::word);
+    if head == Some("drop") {
+        // A verdict is the strictest of all that a name may mean, so fewer meanings make it milder.
+        return CatalogEffect::Removes;
+    }
+    // A name in escapes is not decoded.
+    if pieces.iter().any(Piece::is_escaped_name) {
         return CatalogEffect::MayChange;
     }
     let mut reader = Reader {
         rest: pieces.get(1..).unwrap_or_default(),
         found: Vec::new(),
     };
-    let known = match pieces.first().and_then(Piece::word) {
-        Some("create") => reader.create(),
+    match head {
+        Some("create") => {
+            let known = reader.create();
+            reader.effect(known)
+        }
         Some("alter") => reader.alter(),
-        Some("drop") => reader.drop(),
-        _ => None,
+        _ => CatalogEffect::MayChange,
+    }
+}
+
+/// The effect of DO: what its functions do is not seen, as in any other statement.
+pub(super) fn block(sql: &[u8], pieces: &[Piece<'_>]) -> CatalogEffect {
+    const DEFINING: [&str; 8] = [
+        "alter", "call", "create", "drop", "execute", "import", "reassign", "\\",
+    ];
+    let language = pieces.iter().position(|piece| piece.is("language"));
+    let language = language.and_then(|at| pieces.get(at + 1));
+    let known = language.is_none_or(|name| name.is("plpgsql"));
+    let text = match (pieces.first(), pieces.last()) {
+        (Some(first), Some(last)) => sql.get(first.start..last.end).unwrap_or_default(),
+        _ => sql,
     };
-    reader.effect(known)
+    let text = String::from_utf8_lossy(text).to_ascii_lowercase();
+    if known && !DEFINING.iter().any(|word| text.contains(word)) {
+        CatalogEffect::None
+    } else {
+        CatalogEffect::MayChange
+    }
 }
 
 /// The effect of `SELECT ... INTO`.
@@ -56,7 +102,7 @@ pub(super) fn select_into(pieces: &[Piece<'_>]) -> CatalogEffect {
     };
     reader.skip(&["unlogged"]);
     reader.skip(&["table"]);
-    let known = reader.touch(TouchedKind::Relation);
+    let known = reader.touch(TouchedKind::Rows);
     reader.effect(known)
 }
 
@@ -123,43 +169,54 @@ impl<'p> Reader<'p, '_> {
     }
 
     fn create(&mut self) -> Option<()> {
-        self.skip(&["or", "replace"]);
-        self.skip(&["unlogged"]);
+        let replaces = self.skip(&["or", "replace"]);
+        let unlogged = self.skip(&["unlogged"]);
         self.skip(&["materialized"]);
-        self.skip(&["foreign"]);
+        let foreign = self.skip(&["foreign"]);
         self.skip(&["recursive"]);
         self.skip(&["constraint"]);
         match self.word()? {
             "table" => {
-                self.skip(&["if", "not", "exists"]);
-                self.touch(TouchedKind::Relation)?;
+                let certain = !self.skip(&["if", "not", "exists"]) && !unlogged && !foreign;
+                let kind = if certain && new_table(self.rest) {
+                    TouchedKind::NewTable
+                } else {
+                    TouchedKind::Rows
+                };
+                self.touch(kind)?;
                 self.parents()
             }
+            "view" if replaces => self.touch(TouchedKind::Relation),
             "view" | "sequence" => {
                 self.skip(&["if", "not", "exists"]);
-                self.touch(TouchedKind::Relation)
+                self.touch(TouchedKind::Rows)
             }
-            "function" | "procedure" | "aggregate" => self.touch(TouchedKind::Routine),
+            "function" | "procedure" | "aggregate" => self.touch(if replaces {
+                TouchedKind::Routine
+            } else {
+                TouchedKind::NewRoutine
+            }),
             // Neither an index nor a trigger is seen by a read.
             "index" | "unique" | "trigger" => Some(()),
             "rule" => {
                 self.name()?;
                 self.seek("on")?;
                 self.seek("to")?;
-                self.touch(TouchedKind::Relation)
+                self.touch(TouchedKind::Rows)
             }
             "policy" => self.of_relation(),
-            "domain" => self.touch(TouchedKind::Relation),
+            "domain" => self.touch(TouchedKind::Rows),
             "type" => self.create_type(),
             "schema" => self.create_schema(),
-            object => self.without_readers(object),
+            "operator" => self.create_operator(),
+            object => without_readers(object),
         }
     }
 
     /// The tables that a new one is read with.
     fn parents(&mut self) -> Option<()> {
         if self.skip(&["partition", "of"]) {
-            self.touch(TouchedKind::Relation)?;
+            self.touch(TouchedKind::Rows)?;
         }
         let inherits = self.rest.windows(2).position(|pair| match pair {
             [word, open] => word.is("inherits") && open.is_symbol(b'('),
@@ -170,11 +227,37 @@ impl<'p> Reader<'p, '_> {
         self.list()
     }
 
-    /// An enumeration or a row; ranges come with functions and more types.
+    /// A range comes with the type of several such and with functions of both names
+    /// (`makeMultirangeTypeName`, `src/backend/catalog/pg_type.c`).
     fn create_type(&mut self) -> Option<()> {
-        self.touch(TouchedKind::Relation)?;
-        let row = self.skip(&["as"]) && self.rest.first().is_some_and(|open| open.is_symbol(b'('));
-        (row || self.skip(&["enum"])).then_some(())
+        self.touch(TouchedKind::Rows)?;
+        if self.rest.first().is_some_and(|open| open.is_symbol(b'(')) {
+            // Functions may take it already (`CREATE TYPE name` alone comes first).
+            let name = self.found.pop()?.name;
+            let kind = TouchedKind::Relation;
+            self.found.push(TouchedName { name, kind });
+            return Some(());
+        }
+        if !self.skip(&["as", "range"]) {
+            return Some(());
+        }
+        let name = self.found.last().map(|touched| touched.name.clone())?;
+        let named = self.rest.iter().any(|p| p.is("multirange_type_name"));
+        // A longer one is cut.
+        if named || name.len() > 50 {
+            return None;
+        }
+        let several = match name.find("range") {
+            Some(at) => [name.get(..at)?, "multi", name.get(at..)?].concat(),
+            None => format!("{name}_multirange"),
+        };
+        for name in [name, several.into()] {
+            for kind in [TouchedKind::Rows, TouchedKind::NewRoutine] {
+                let name = name.clone();
+                self.found.push(TouchedName { name, kind });
+            }
+        }
+        Some(())
     }
 
     /// A schema may be created with what is in it.
@@ -183,28 +266,89 @@ impl<'p> Reader<'p, '_> {
         (!self.rest.iter().any(filled)).then_some(())
     }
 
-    fn without_readers(&self, object: &str) -> Option<()> {
-        let mapping = self.rest.first().is_some_and(|next| next.is("mapping"));
-        (WITHOUT_READERS.binary_search(&object).is_ok() && !mapping).then_some(())
+    fn create_operator(&mut self) -> Option<()> {
+        if self.skip(&["family"]) {
+            return Some(());
+        }
+        if self.skip(&["class"]) {
+            self.compares();
+            return Some(());
+        }
+        let at = self.rest.iter().position(|p| p.kind == Kind::Operator)?;
+        let path = self.rest.get(..at)?;
+        if !path.iter().all(|p| p.is_name() || p.is_symbol(b'.')) {
+            return None;
+        }
+        self.found.push(TouchedName {
+            name: Box::from(operator_name(&self.rest.get(at)?.text)),
+            kind: TouchedKind::Operator,
+        });
+        Some(())
+    }
+
+    /// Constructs that name no operator use another function to compare.
+    fn compares(&mut self) {
+        self.found.push(TouchedName {
+            name: "=".into(),
+            kind: TouchedKind::Operator,
+        });
     }
 
     /// `name ON relation`.
     fn of_relation(&mut self) -> Option<()> {
         self.name()?;
         self.skip(&["on"]).then_some(())?;
-        self.touch(TouchedKind::Relation)
+        self.touch(TouchedKind::Rows)
     }
 
-    fn alter(&mut self) -> Option<()> {
+    fn alter(mut self) -> CatalogEffect {
         self.skip(&["materialized"]);
         self.skip(&["foreign"]);
-        match self.word()? {
-            "table" | "view" | "sequence" | "index" => {
+        let Some(object) = self.word() else {
+            return CatalogEffect::MayChange;
+        };
+        match self.changes(object) {
+            Some(Change::Nothing) => CatalogEffect::Touches(Arc::default()),
+            Some(Change::Lessens) => CatalogEffect::Removes,
+            Some(Change::AddsColumns) => {
+                let known = self.widened();
+                self.effect(known)
+            }
+            // CASCADE reaches what the text does not name.
+            Some(Change::Adds) if !self.rest.iter().any(|piece| piece.is("cascade")) => {
+                let known = self.altered(object);
+                self.effect(known)
+            }
+            Some(Change::Adds) | None => CatalogEffect::MayChange,
+        }
+    }
+
+    /// What ALTER may do to verdicts; `None` when that is not known.
+    fn changes(&mut self, object: &str) -> Option<Change> {
+        let rest = self.rest;
+        Some(match object {
+            "table" | "view" | "index" => alter::relation(rest),
+            "type" => alter::data_type(rest),
+            "domain" => alter::domain(rest),
+            "sequence" => alter::sequence(rest),
+            "policy" | "rule" | "function" | "procedure" | "routine" | "aggregate" => Change::Adds,
+            "operator" => alter::operator(rest),
+            _ => without_readers(object).map(|()| Change::Nothing)?,
+        })
+    }
+
+    /// The relation or row type that has got more columns.
+    fn widened(&mut self) -> Option<()> {
+        self.skip(&["if", "exists"]);
+        self.skip(&["only"]);
+        self.touch(TouchedKind::Columns)
+    }
+
+    fn altered(&mut self, object: &str) -> Option<()> {
+        match object {
+            "table" | "view" | "sequence" | "index" | "type" | "domain" => {
                 self.skip(&["if", "exists"]);
                 self.skip(&["only"]);
-                if self.skip(&["all", "in", "tablespace"]) {
-                    return Some(());
-                }
                 self.touch(TouchedKind::Relation)?;
                 self.renamed(TouchedKind::Relation)?;
                 self.kin()
@@ -214,7 +358,10 @@ impl<'p> Reader<'p, '_> {
                 self.renamed(TouchedKind::Routine)
             }
             "policy" | "rule" => self.of_relation(),
-            "trigger" | "statistics" | "publication" | "subscription" => Some(()),
+            "operator" => {
+                self.compares();
+                Some(())
+            }
             _ => None,
         }
     }
@@ -244,67 +391,56 @@ impl<'p> Reader<'p, '_> {
         Some(())
     }
 
-    /// What is dropped alone takes nothing else along.
-    fn drop(&mut self) -> Option<()> {
-        self.skip(&["materialized"]);
-        self.skip(&["foreign"]);
-        match self.word()? {
-            "table" | "view" | "sequence" | "type" | "domain" => {
-                self.skip(&["if", "exists"]);
-                self.list()
-            }
-            "function" | "procedure" | "routine" | "aggregate" => {
-                self.skip(&["if", "exists"]);
-                self.routines()
-            }
-            "index" | "trigger" | "schema" => Some(()),
-            "policy" | "rule" => {
-                self.skip(&["if", "exists"]);
-                self.of_relation()
-            }
-            object => self.without_readers(object),
-        }
-    }
-
     /// Names with commas between them.
     fn list(&mut self) -> Option<()> {
         loop {
-            self.touch(TouchedKind::Relation)?;
+            self.touch(TouchedKind::Rows)?;
             match self.rest.split_first() {
                 Some((comma, after)) if comma.is_symbol(b',') => self.rest = after,
                 Some(_) | None => return Some(()),
             }
         }
     }
+}
 
-    /// Names with arguments in parentheses, or without, and commas between them.
-    fn routines(&mut self) -> Option<()> {
-        loop {
-            self.touch(TouchedKind::Routine)?;
-            self.arguments()?;
-            match self.rest.split_first() {
-                Some((comma, after)) if comma.is_symbol(b',') => self.rest = after,
-                Some(_) | None => return Some(()),
-            }
-        }
-    }
+fn without_readers(object: &str) -> Option<()> {
+    WITHOUT_READERS.binary_search(&object).is_ok().then_some(())
+}
 
-    fn arguments(&mut self) -> Option<()> {
-        if !self.rest.first().is_some_and(|open| open.is_symbol(b'(')) {
-            return Some(());
-        }
-        let mut depth = 0_usize;
-        let close = self.rest.iter().position(|piece| {
-            if piece.is_symbol(b'(') {
-                depth += 1;
-            } else if piece.is_symbol(b')') {
-                depth = depth.saturating_sub(1);
-            }
-            depth == 0
-        })?;
-        self.rest = self.rest.get(close + 1..).unwrap_or_default();
-        Some(())
+/// Whether `name (columns)` is a table with columns of nothing but types that come with the server.
+fn new_table(pieces: &[Piece<'_>]) -> bool {
+    let open = pieces.iter().position(|piece| piece.is_symbol(b'('));
+    let Some(open) = open else { return false };
+    let path = pieces.get(..open).unwrap_or_default();
+    let is_path = path.iter().enumerate().all(|(at, piece)| match at % 2 {
+        0 => piece.is_name(),
+        _ => piece.is_symbol(b'.'),
+    });
+    is_path
+        && !pieces.iter().any(|piece| piece.is("inherits"))
+        && alter::parts(pieces.get(open + 1..).unwrap_or_default()).all(column)
+}
+
+/// Whether an element of the list of columns is a constraint, or a column of such a type.
+fn column(pieces: &[Piece<'_>]) -> bool {
+    let [name, kind, ..] = pieces else {
+        return pieces.is_empty();
+    };
+    let constraint = ["constraint", "check", "unique", "primary", "foreign"];
+    let exclude = name.is("exclude") && (kind.is("using") || kind.is_symbol(b'('));
+    if exclude || constraint.iter().any(|word| name.is(word)) {
+        return true;
     }
+    !name.is("like") && plain_column(pieces)
+}
+
+/// Whether it is a name and, unqualified, a type that comes with the server.
+fn plain_column(pieces: &[Piece<'_>]) -> bool {
+    let [name, kind, ..] = pieces else {
+        return false;
+    };
+    let qualified = pieces.get(2).is_some_and(|dot| dot.is_symbol(b'.'));
+    name.is_name() && !qualified && kind.word().is_some_and(is_server_type)
 }
 
 #[cfg(test)]

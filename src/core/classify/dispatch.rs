@@ -84,6 +84,13 @@ impl StatementFacts {
         }
     }
 
+    pub(super) fn watching_counters(self) -> Self {
+        Self {
+            session: SessionEffect::WatchesCounters,
+            ..self
+        }
+    }
+
     fn with_effect(self, catalog: CatalogEffect) -> Self {
         Self { catalog, ..self }
     }
@@ -151,6 +158,9 @@ pub(super) fn statement(sql: &[u8], pieces: &[Piece<'_>]) -> StatementFacts {
     };
     match word {
         "select" | "with" | "values" | "table" => query_facts(sql, pieces),
+        "update" if session::updates_settings(rest) => {
+            calling(sql, pieces, Reason::Write).pinned(PinReason::Setting)
+        }
         "insert" | "update" | "delete" | "merge" => calling(sql, pieces, Reason::Write),
         "truncate" => StatementFacts::plain(Reason::Write),
         "copy" => copy(sql, rest),
@@ -182,7 +192,11 @@ fn session_statement(
         "prepare" => state().pinned(PinReason::SqlPrepare),
         "load" => state().pinned(PinReason::Load),
         "execute" => StatementFacts::plain(Reason::Code).pinned(PinReason::SqlPrepare),
-        "do" | "call" => StatementFacts::plain(Reason::Code)
+        "do" => StatementFacts::plain(Reason::Code)
+            .pinned(PinReason::UnknownCode)
+            .with_effect(ddl::block(sql, rest))
+            .configuring(sql, pieces),
+        "call" => StatementFacts::plain(Reason::Code)
             .pinned(PinReason::UnknownCode)
             .with_effect(CatalogEffect::MayChange)
             .configuring(sql, pieces),
@@ -309,7 +323,7 @@ fn definition(sql: &[u8], pieces: &[Piece<'_>]) -> StatementFacts {
         return if creates {
             facts
         } else {
-            facts.with_effect(CatalogEffect::MayChange)
+            facts.with_effect(ddl::effect(pieces))
         };
     }
     let runs_query = creates

@@ -69,9 +69,12 @@ impl Judge<'_> {
             Proof::Write(reason) | Proof::Definition(reason) => (AccessMode::ReadWrite, reason),
         };
         let session = match (&facts.session, calls.pin) {
-            (SessionEffect::None | SessionEffect::Pins(PinReason::SqlPrepare), Some(reason)) => {
-                left_behind(reason, &facts.configures)
-            }
+            (
+                SessionEffect::None
+                | SessionEffect::WatchesCounters
+                | SessionEffect::Pins(PinReason::SqlPrepare),
+                Some(reason),
+            ) => left_behind(reason, &facts.configures),
             (SessionEffect::Pins(reason), _) => left_behind(*reason, &facts.configures),
             (effect, _) => effect.clone(),
         };
@@ -328,6 +331,11 @@ fn is_doubtful(catalog: &Catalog, references: &References) -> bool {
             .words
             .iter()
             .any(|word| catalog.doubts_word(word))
+        || references
+            .operators
+            .iter()
+            .any(|name| catalog.doubts_operator(name))
+        || (references.comparisons == Comparisons::Implied && catalog.doubts_comparisons())
 }
 
 fn operator(catalog: &Catalog, name: &str) -> Option<Reason> {

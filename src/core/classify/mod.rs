@@ -27,8 +27,10 @@
 //! sqlparser's types do not leave this module.
 
 mod analysis;
+mod apart;
 mod bridge;
 mod copy;
+mod counters;
 mod ddl;
 mod deallocate;
 mod dispatch;
@@ -50,6 +52,7 @@ mod tokens;
 mod transaction;
 
 pub use analysis::{Analysis, analyse};
+pub use apart::{Held, is_apart_from};
 pub use deallocate::deallocated_name;
 pub use judge::judge;
 pub use normalise::{Normalised, normalise};

@@ -300,10 +300,7 @@ pub(super) fn of(
     References {
         relations: Box::default(),
         functions: distinct(calls),
-        operators: distinct(operators.map(|piece| match &*piece.text {
-            "!=" => Box::from("<>"),
-            other => Box::from(other),
-        })),
+        operators: distinct(operators.map(|piece| Box::from(operator_name(&piece.text)))),
         types: distinct(types(pieces)),
         words: distinct(words.map(|piece| Box::from(&*piece.text))),
         comparisons: if implied {
@@ -312,6 +309,11 @@ pub(super) fn of(
             Comparisons::None
         },
     }
+}
+
+/// An operator's name as the catalog has it.
+pub(super) fn operator_name(written: &str) -> &str {
+    if written == "!=" { "<>" } else { written }
 }
 
 /// The calls only: what decides whether a statement that is no read leaves something behind.

@@ -106,6 +106,13 @@ fn transaction_modes(pieces: &[Piece<'_>]) -> Outcome {
     }
 }
 
+/// Whether UPDATE, with `pieces` right of the word, is of the view whose rule sets parameters.
+pub(super) fn updates_settings(pieces: &[Piece<'_>]) -> bool {
+    pieces
+        .iter()
+        .any(|piece| piece.is_name() && piece.text == "pg_settings")
+}
+
 /// What is set for a transaction only ends with it; the rest cannot be repeated elsewhere.
 fn by_scope(scope: Scope) -> Outcome {
     match scope {

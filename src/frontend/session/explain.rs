@@ -62,7 +62,7 @@ impl Session {
         }
         let (begun, assumes) = self.begun_unasked(&plan);
         let request = self.request(&plan, extent, begun);
-        let foreseen = self.foresee_segment(&plan, sql.as_bytes(), &request, extent.arrived);
+        let foreseen = self.foresee_segment(&plan, sql.as_bytes(), &request, extent);
         self.destined(&mut facts, &foreseen, &request, extent.arrived);
         let (mode, bound) = self.promised(&plan);
         facts.push(("consistency".into(), mode.as_str().to_owned()));
@@ -97,8 +97,9 @@ impl Session {
         plan: &Plan,
         sql: &[u8],
         request: &RouteRequest,
-        at: Instant,
+        extent: Extent,
     ) -> Foreseen {
+        let at = extent.arrived;
         if plan.needs == Needs::Nothing {
             return Foreseen::Nowhere;
         }
@@ -109,7 +110,9 @@ impl Session {
             }
             None => {}
         }
-        match self.link.as_deref().map(|link| self.held(link, plan)) {
+        let link = self.link.as_deref();
+        let link = link.or_else(|| self.awaiting(plan, extent));
+        match link.map(|link| self.held(link, plan)) {
             Some(Ok(foreseen)) => foreseen,
             Some(Err(reason)) => {
                 Foreseen::Routed(self.foresee(&RouteRequest::to_primary(reason), at))

@@ -1,12 +1,13 @@
 //! Tells a client what its session is like: the node's parameters, its cancel key, "ready".
 
 use super::{Session, SessionEnd, now, own};
-use crate::core::guarantee::Floor;
+use crate::core::guarantee::{Floor, SessionGuarantee};
 use crate::core::router::{Decision, NodeSet, Patience, RouteReason, RouteRequest, Spill, Target};
 use crate::frontend::ends;
 use crate::frontend::error::ProxyError;
 use crate::limits::HOME_TIMEOUT;
 use crate::protocol::backend::TransactionStatus;
+use crate::world::DatabaseCatalog;
 
 impl Session {
     /// Sends everything between `AuthenticationOk` and the first `ReadyForQuery`.
@@ -21,6 +22,12 @@ impl Session {
         let parameters = self.parameters().await?;
         // Not before a node has shown that the database exists: there is room for a number of them.
         self.catalog = self.cluster.world.catalogs.of(&self.key.database);
+        // Its client may have written that in an earlier session.
+        let last_write = self
+            .catalog
+            .as_deref()
+            .and_then(DatabaseCatalog::last_write);
+        self.state.guarantee = SessionGuarantee::after(last_write);
         self.told = std::sync::Arc::clone(&parameters);
         // Boxed: every idle session would keep room for it.
         Box::pin(self.settle_in()).await;

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use super::link::{Link, Pause};
 use super::names::Names;
 use super::plan::Plan;
+use super::state::Counters;
 use super::{Session, SessionEnd};
 use crate::backend::state::{AppliedSettings, HIDDEN};
-use crate::core::residue::{NAMES_LIMIT, Others, Residue, SettingNames, Wear, query};
+use crate::core::residue::{NAMES_LIMIT, Others, Reads, Residue, SettingNames, Wear, query};
 use crate::core::snapshot::NodeRole;
 use crate::core::statement::{AccessMode, Classification, PinReason, Reason, SessionEffect};
 use crate::protocol::frontend::write_query;
@@ -19,12 +20,14 @@ use crate::protocol::message::{Malformed, Reader};
 use crate::protocol::outstanding::Expected;
 use crate::protocol::replies::{Hold, Outcome};
 
-/// What keeps a session on its connection.
+/// What keeps a connection for a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Pin {
     /// Why, as far as is known.
     pub(super) reason: PinReason,
     release: Release,
+    /// Where its reads may run.
+    pub(super) reads: Reads,
 }
 
 /// When a pinned session may leave its connection.
@@ -32,6 +35,8 @@ pub(super) struct Pin {
 enum Release {
     /// When the node says that nothing is left.
     WhenClean,
+    /// Never, but what else is left can be asked for.
+    AtEnd,
     /// Never: what is left cannot be asked for.
     Never,
 }
@@ -71,12 +76,19 @@ impl Session {
                     if link.route.role == NodeRole::Replica => {}
                 SessionEffect::Pins(reason) => self.suspect(*reason, &SettingNames::default()),
                 SessionEffect::MayConfigure(reason, names) => self.suspect(*reason, names),
+                SessionEffect::WatchesCounters => {
+                    if link.route.role != NodeRole::Replica {
+                        self.state.counters = Counters::Watched;
+                    }
+                }
                 SessionEffect::None
                 | SessionEffect::Setting(_)
                 | SessionEffect::DiscardAll
                 | SessionEffect::DeallocateAll
                 | SessionEffect::Proxy(_) => {
-                    if self.pin.is_some() && may_release(statement.reason) {
+                    // The numbers of sequences are there to stay.
+                    let releasable = |pin: Pin| pin.reason != PinReason::Sequence;
+                    if self.pin.is_some_and(releasable) && may_release(statement.reason) {
                         self.doubt.get_or_insert_default();
                     }
                 }
@@ -114,7 +126,7 @@ impl Session {
             | PinReason::Replication
             | PinReason::NotUnderstood => {}
         }
-        self.pin(reason, Release::WhenClean);
+        self.pin(reason, Release::WhenClean, Reads::Here);
         let doubt = self.doubt.get_or_insert_default();
         doubt.names = doubt.names.and(names);
         if matches!(reason, PinReason::UnknownCode | PinReason::NotUnderstood) {
@@ -124,12 +136,18 @@ impl Session {
 
     /// Pins the session until it ends.
     pub(super) fn pin_for_good(&mut self, reason: PinReason) {
-        self.pin(reason, Release::Never);
+        let reads = Reads::beside(reason);
+        let release = match reads {
+            Reads::Anywhere | Reads::Uncoded | Reads::Apart => Release::AtEnd,
+            Reads::Here => Release::Never,
+        };
+        self.pin(reason, release, reads);
     }
 
-    fn pin(&mut self, reason: PinReason, release: Release) {
+    fn pin(&mut self, reason: PinReason, release: Release, reads: Reads) {
         if let Some(pin) = &mut self.pin {
             pin.release = pin.release.max(release);
+            pin.reads = pin.reads.max(reads);
             return;
         }
         self.cluster.metrics.count_pin(reason);
@@ -138,15 +156,17 @@ impl Session {
             reason = reason.as_str(),
             "session pinned"
         );
-        self.pin = Some(Pin { reason, release });
+        self.pin = Some(Pin {
+            reason,
+            release,
+            reads,
+        });
     }
 
     /// Whether the node is to be asked what was left behind, now that no transaction is open.
     pub(super) fn must_inspect(&self, link: &Link) -> bool {
-        let can_be_free = self
-            .pin
-            .is_some_and(|pin| pin.release == Release::WhenClean);
-        let asks = self.doubt.is_some() && can_be_free;
+        let can_be_asked = self.pin.is_some_and(|pin| pin.release != Release::Never);
+        let asks = self.doubt.is_some() && can_be_asked;
         asks && self.block.is_none() && link.is_quiet() && link.route.role != NodeRole::Replica
     }
 
@@ -165,6 +185,9 @@ impl Session {
             && let Ok(residue) = residue(&link.scanner.captured, &self.user.name)
         {
             self.take_in(residue, link, &doubt);
+        } else if let Some(pin) = &mut self.pin {
+            // What is there is not known.
+            pin.reads = Reads::Here;
         }
         if self.pin.is_none() && link.names == Names::Client {
             self.release_names(link).await?;
@@ -215,24 +238,30 @@ impl Session {
         if residue.wear != Wear::None {
             self.keep(link);
         }
+        let release = self.pin.map_or(Release::WhenClean, |pin| pin.release);
+        let reason = match release {
+            Release::WhenClean | Release::Never => residue.bound,
+            Release::AtEnd => residue.bound.or(Some(PinReason::Sequence)),
+        };
+        self.pin = reason.map(|reason| Pin {
+            reason,
+            release,
+            reads: residue.reads,
+        });
+        self.held = residue.names;
         let mut settings = AppliedSettings(residue.settings.into_iter().collect());
         let wanted = Arc::new(settings.clone());
-        if doubt.code == Code::Ran {
+        if doubt.code == Code::Ran && self.pin.is_some() {
+            // What nobody can list stays with the session, and the connection with it.
+            link.taint();
+            link.lease.settings = Arc::clone(&wanted);
+        } else if doubt.code == Code::Ran {
             settings.0.insert(HIDDEN.to_owned(), String::new());
             link.lease.settings = Arc::new(settings);
         } else {
             link.lease.settings = Arc::clone(&wanted);
         }
         self.state.settings = wanted;
-        match residue.bound {
-            Some(reason) => {
-                self.pin = Some(Pin {
-                    reason,
-                    release: Release::WhenClean,
-                });
-            }
-            None => self.pin = None,
-        }
     }
 
     /// Lets nobody else use the connection any more: it is not like a new one. The session comes back to

@@ -62,6 +62,7 @@ use crate::backend::pool::{PoolHandle, PoolKey};
 use crate::backend::startup::StartupParameters;
 use crate::config::Policies;
 use crate::core::snapshot::NodeId;
+use crate::core::statement::Consistency;
 use crate::frontend::auth::SessionUser;
 use crate::frontend::buffers::{Buffer, BufferPool, BufferSize};
 use crate::frontend::cancel_keys::Registration;
@@ -178,6 +179,8 @@ pub struct Session {
     pin: Option<Pin>,
     /// What is to be asked of the node before the session may leave it.
     doubt: Option<Box<Doubt>>,
+    /// Names of its temporary objects, as far as its pin's reads depend on them.
+    held: Vec<Box<str>>,
     /// What the client has been told of parameters.
     told: ReportedParameters,
     skipping: Skipping,
@@ -294,6 +297,7 @@ impl Session {
             entered: Vec::new(),
             pin: None,
             doubt: None,
+            held: Vec::new(),
             told: ReportedParameters::default(),
             skipping: Skipping::No,
             next: Next::default(),
@@ -466,11 +470,8 @@ impl Session {
             .map_or_else(|| Arc::from("?"), |node| Arc::clone(&node.name))
     }
 
-    fn consistency(&self) -> crate::core::statement::Consistency {
-        self.state
-            .own()
-            .consistency
-            .unwrap_or(self.policies.consistency.default)
+    fn consistency(&self) -> Consistency {
+        self.state.consistency(self.policies.consistency.default)
     }
 
     fn status(&self) -> TransactionStatus {

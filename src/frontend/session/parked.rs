@@ -1,5 +1,6 @@
 //! The primary connection that a session keeps between its statements, though no transaction and
-//! nothing on it holds the session there (`pool.mode: session`).
+//! nothing on it holds the session there (`pool.mode: session`), or nothing that a read may mean: SQL
+//! PREPARE, held cursors, advisory locks, numbers of sequences.
 //!
 //! Unlike a connection that holds the session ([`Session::link`]), a parked one takes no part in
 //! routing: what may run on a replica goes there meanwhile, and whatever is routed to the primary
@@ -10,18 +11,30 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::attempt::Failure;
+use super::inspect::Pin;
 use super::link::Link;
+use super::names::Names;
+use super::plan::{Needs, Plan};
+use super::serve::Extent;
 use super::{Session, SessionEnd};
 use crate::backend::pool::CheckoutError;
 use crate::config::PoolMode;
-use crate::core::router::Route;
+use crate::core::catalog::is_plain_type;
+use crate::core::classify::Held;
+use crate::core::residue::Reads;
+use crate::core::router::{Route, Target};
+use crate::core::segment::Begun;
 use crate::core::snapshot::{Incarnation, NodeRole};
-use crate::core::statement::PinReason;
+use crate::core::statement::{PinReason, SessionEffect, TransactionControl};
 use crate::frontend::buffers::BufferSize;
 use crate::frontend::cluster::UnderWay;
 use crate::frontend::error::ProxyError;
+use crate::protocol::frame::{FrameHeader, HEADER_BYTES};
+use crate::protocol::frontend::{Bind, Parse, tag};
+use crate::protocol::segment::SegmentEnd;
 use crate::wire::socket::Socket;
 
 /// Which side has something to say to an idle session.
@@ -53,7 +66,7 @@ impl Session {
     }
 
     /// Keeps a quiet connection outside a transaction until the session needs it again.
-    pub(super) fn park(&mut self, mut link: Box<Link>) {
+    pub(super) fn park(&mut self, link: Box<Link>) {
         if !link.was_parked() {
             let reason = PinReason::PoolMode;
             self.cluster.metrics.count_pin(reason);
@@ -63,11 +76,129 @@ impl Session {
                 "session keeps its connection"
             );
         }
+        self.set_aside(link);
+    }
+
+    /// Keeps a quiet connection outside a transaction for what must run there.
+    pub(super) fn set_aside(&mut self, mut link: Box<Link>) {
         self.worker
             .buffers
             .take_back(BufferSize::Server, link.server_buffer());
         link.park();
         self.parked = Some(link);
+    }
+
+    /// Keeps the connection of a segment that has ended, or gives it back.
+    pub(super) fn keep_or_return(&mut self, mut link: Box<Link>, at: Instant) {
+        // A read beside the connection that is kept has run on another one.
+        let pin = self.pin.filter(|_| self.parked.is_none());
+        let on_primary = link.route.role == NodeRole::Primary;
+        let holds = |pin: Pin| pin.reads == Reads::Here || !on_primary;
+        if self.block.is_some() || pin.is_some_and(holds) || !link.is_quiet() {
+            self.link = Some(link);
+            return;
+        }
+        self.leave_target(&mut link);
+        self.state.proxy_portals.clear();
+        if pin.is_some() {
+            self.set_aside(link);
+        } else if self.parks(&link) {
+            self.park(link);
+        } else {
+            if link.names == Names::Client {
+                link.taint();
+            }
+            self.worker
+                .buffers
+                .take_back(BufferSize::Server, link.server_buffer());
+            self.spare = link.give_back(at);
+        }
+    }
+
+    /// Has the next segment run on the connection that was set aside for a pinned session, unless it
+    /// is a read that has nothing to do with what pins it.
+    pub(super) fn take_up(&mut self, plan: &Plan, extent: Extent) {
+        if self.awaiting(plan, extent).is_none() {
+            return;
+        }
+        let Some(mut link) = self.parked.take() else {
+            return;
+        };
+        let under_way = self.cluster.shared.under_way(link.route.node, None);
+        link.unpark(link.route, link.incarnation, under_way);
+        link.told = Arc::clone(&self.told);
+        let target = self.cancel_target(&link.lease);
+        self.registration.set_target(target);
+        self.link = Some(link);
+    }
+
+    /// The connection that was set aside for a pinned session, if the segment is to run there.
+    pub(super) fn awaiting(&self, plan: &Plan, extent: Extent) -> Option<&Link> {
+        self.pin?;
+        let link = self.parked.as_deref().filter(|_| self.link.is_none())?;
+        // What the client prepares or closes by a name is to be known there by that name.
+        let by_name = link.names == Names::Client && extent.end != SegmentEnd::Query;
+        let leaves = plan.needs == Needs::Nothing || self.may_leave(plan, extent);
+        (by_name || !leaves).then_some(link)
+    }
+
+    /// Whether the segment consists of nothing but reads outside a block, and none of them can mean
+    /// anything that the connection has.
+    fn may_leave(&self, plan: &Plan, extent: Extent) -> bool {
+        let whole = matches!(extent.end, SegmentEnd::Query | SegmentEnd::Sync);
+        let mut statements = plan.texts.iter().flat_map(|text| text.statements.iter());
+        whole
+            && self.doubt.is_none()
+            && self.block.is_none()
+            && plan.needs == Needs::Node
+            && plan.target(self.consistency(), Begun::No) == Target::Read
+            && statements.all(|one| {
+                one.transaction == TransactionControl::None && one.session == SessionEffect::None
+            })
+            && match self.pin.map(|pin| pin.reads) {
+                Some(Reads::Anywhere) => true,
+                Some(Reads::Uncoded) => self.is_apart(Held::Unnamed, plan, extent),
+                Some(Reads::Apart) => self.is_apart(Held::Temporary(&self.held), plan, extent),
+                Some(Reads::Here) | None => false,
+            }
+    }
+
+    /// Whether nothing in the segment can mean what is held.
+    fn is_apart(&self, held: Held<'_>, plan: &Plan, extent: Extent) -> bool {
+        let catalog = self.catalog.as_ref().and_then(|kept| kept.latest());
+        match (&plan.only_text, catalog) {
+            (Some(text), Some(catalog)) => {
+                let typed = extent.end != SegmentEnd::Query;
+                text.is_apart_from(held, &catalog) && !(typed && self.has_odd_parameters(extent))
+            }
+            (None, _) | (_, None) => false,
+        }
+    }
+
+    /// Whether the client has declared a parameter of a type of users, or whose values are names.
+    fn has_odd_parameters(&self, extent: Extent) -> bool {
+        let bytes = self.inbound.filled().get(..extent.length);
+        let mut rest = bytes.unwrap_or_default();
+        while let Some((header, body, after)) = first_message(rest) {
+            rest = after;
+            let plain = match header.tag {
+                tag::PARSE => Parse::read(body).is_ok_and(|parse| are_plain(parse.types)),
+                tag::BIND => Bind::read(body).is_ok_and(|bind| {
+                    let earlier = if bind.statement.is_empty() {
+                        self.state.unnamed.as_ref()
+                    } else {
+                        self.state.statements.find(bind.statement)
+                    };
+                    // Else it is one of this segment.
+                    earlier.is_none_or(|statement| are_plain(&statement.types))
+                }),
+                _ => true,
+            };
+            if !plain {
+                return true;
+            }
+        }
+        false
     }
 
     /// A connection for `route`: the parked one if the route leads to its node, else a leased one.
@@ -133,6 +264,21 @@ impl Link {
     pub(super) fn was_parked(&self) -> bool {
         self.keeping == Keeping::Kept
     }
+}
+
+fn first_message(bytes: &[u8]) -> Option<(FrameHeader, &[u8], &[u8])> {
+    let header = FrameHeader::parse(bytes, u32::MAX).ok()??;
+    let (message, after) = bytes.split_at_checked(header.total())?;
+    Some((header, message.get(HEADER_BYTES..)?, after))
+}
+
+/// Whether these are types of the server's with values that are no names. `types` is as on the wire.
+fn are_plain(types: &[u8]) -> bool {
+    let oids = types.get(2..).unwrap_or_default();
+    oids.as_chunks::<4>()
+        .0
+        .iter()
+        .all(|oid| is_plain_type(u32::from_be_bytes(*oid)))
 }
 
 /// Waits until the client has sent something, or the node of the parked connection has.

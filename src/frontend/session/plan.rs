@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::core::router::{RouteReason, Target};
 use crate::core::segment::{Begun, target};
-use crate::core::statement::{Classification, Consistency, SessionEffect};
+use crate::core::statement::{Classification, Consistency, Reason, SessionEffect};
 use crate::frontend::classification::CachedText;
 use crate::frontend::error::ProxyError;
 use crate::frontend::session::state::SessionState;
@@ -123,6 +123,14 @@ impl Plan {
     pub(super) fn is_plain(&self) -> bool {
         let unnamed = self.names.iter().all(|(name, _)| name.is_empty());
         self.needs == Needs::Node && self.reach == Reach::Itself && unnamed
+    }
+
+    /// Whether all it runs is one definition: nothing of it is left when it fails outside a block.
+    pub(super) fn is_one_definition(&self) -> bool {
+        let [text] = self.executed.as_slice() else {
+            return false;
+        };
+        matches!(&*text.statements, [one] if one.reason == Reason::Ddl)
     }
 
     /// Whether it opens a portal that a later segment may fetch from.

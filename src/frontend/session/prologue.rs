@@ -130,6 +130,7 @@ impl Session {
         link.replies.push(Expected::Query(Disposition::Discard));
         link.lease.unnamed_owner = None;
         let relayed = self.relay(link).await;
+        link.note_own_reports();
         matches!(relayed, Ok(Pause::Answered))
             && !link.scanner.outcome.has(Outcome::OWN_QUERY_FAILED)
     }

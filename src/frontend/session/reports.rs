@@ -10,7 +10,7 @@ use crate::backend::connection::{parameter_status, with_parameter};
 use crate::core::snapshot::NodeRole;
 use crate::frontend::ends;
 use crate::protocol::backend::TransactionStatus;
-use crate::protocol::replies::{Outcome, Span};
+use crate::protocol::replies::{Compare, Outcome, Span};
 
 /// One endpoint stands for the cluster, and it is never in recovery.
 const ABOUT_THE_NODE: &str = "in_hot_standby";
@@ -22,6 +22,15 @@ impl Link {
         let outcome = self.scanner.outcome;
         let undone = outcome.has(Outcome::ERROR) || outcome.has(Outcome::ROLLED_BACK);
         self.replayed.is_some() && status == TransactionStatus::Idle && undone
+    }
+
+    /// Takes in what the node has reported to a query of pgweir's own. The client is told when it gets
+    /// `ReadyForQuery` from this connection, if it ever does; whoever uses the connection then must know.
+    pub(super) fn note_own_reports(&mut self) {
+        if !self.scanner.reports.is_empty() {
+            self.take_in_reports();
+            self.scanner.compare = Compare::Yes;
+        }
     }
 
     /// Notes what the node has reported.

@@ -70,6 +70,7 @@ impl Session {
             // Boxed: every idle session would keep room for it.
             Box::pin(self.prepare_tokens(&plan)).await;
         }
+        self.take_up(&plan, extent);
         let node_waits = |link: &Link| {
             let for_sync = link.batch == Batch::Open && extent.end == SegmentEnd::Sync;
             let for_names = link.names == Names::Client && extent.end != SegmentEnd::Query;
@@ -408,6 +409,7 @@ fn own_statement(plan: &Plan) -> Option<ProxyStatement> {
             SessionEffect::Proxy(statement) => Some(statement.clone()),
             SessionEffect::None
             | SessionEffect::Setting(_)
+            | SessionEffect::WatchesCounters
             | SessionEffect::DiscardAll
             | SessionEffect::DeallocateAll
             | SessionEffect::Pins(_)

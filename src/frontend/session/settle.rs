@@ -20,7 +20,6 @@ use crate::core::statement::{
     AccessMode, CatalogEffect, PinReason, SessionEffect, SettingChange, StatementVerdict,
     TransactionControl, TransactionModes,
 };
-use crate::frontend::buffers::BufferSize;
 use crate::frontend::cancel_keys::Asked;
 use crate::frontend::error::ProxyError;
 use crate::protocol::backend::{SqlState, TransactionStatus};
@@ -131,8 +130,10 @@ impl Session {
             block.discarded = Discarded::Yes;
         }
         self.note_pins(plan, &link);
-        for text in &plan.executed {
-            self.invalidate_catalog(&text.catalog);
+        if was_open || is_open || !leaves_nothing(plan, link.scanner.outcome) {
+            for text in &plan.executed {
+                self.invalidate_catalog(&text.catalog);
+            }
         }
         if link.scanner.last_error == Some(FEATURE_NOT_SUPPORTED) {
             // Perhaps "cached plan must not change result type", after DDL that nobody sent this way.
@@ -271,7 +272,6 @@ impl Session {
     /// The session stands outside a block: what was set in it holds or is gone.
     fn end_block(&mut self, block: &OpenBlock, link: &mut Link, plan: &Plan, began: Began) {
         let outcome = link.scanner.outcome;
-        self.invalidate_catalog(&block.catalog);
         if block.discarded == Discarded::Yes {
             let undone = outcome.has(Outcome::ERROR) || outcome.has(Outcome::ROLLED_BACK);
             if undone || !block.settings.is_empty() {
@@ -280,6 +280,10 @@ impl Session {
             return;
         }
         let fate = fate(plan, began, outcome);
+        if began == Began::Earlier && fate != Some(Fate::Undone) {
+            // A load that was made meanwhile has not seen it.
+            self.invalidate_catalog(&block.catalog);
+        }
         match (link.replayed.take(), fate) {
             (None, _) => {}
             (Some(_), Some(Fate::Undone)) => link.undone = Undone::Yes,
@@ -342,6 +346,9 @@ impl Session {
             }
             (NodeRole::Primary | NodeRole::Unknown, Wrote::Maybe) => {
                 self.state.wrote_last = Some(arrived);
+                if let Some(catalog) = &self.catalog {
+                    catalog.note_write(at);
+                }
                 guarantee.on_write_acknowledged(at);
                 guarantee.on_read_completed(link.route.node, link.route.role, link.incarnation, at);
             }
@@ -355,26 +362,12 @@ impl Session {
             link.taint();
         }
     }
+}
 
-    fn keep_or_return(&mut self, mut link: Box<Link>, at: Instant) {
-        if self.block.is_some() || self.pin.is_some() || !link.is_quiet() {
-            self.link = Some(link);
-            return;
-        }
-        self.leave_target(&mut link);
-        self.state.proxy_portals.clear();
-        if self.parks(&link) {
-            self.park(link);
-        } else {
-            if link.names == Names::Client {
-                link.taint();
-            }
-            self.worker
-                .buffers
-                .take_back(BufferSize::Server, link.server_buffer());
-            self.spare = link.give_back(at);
-        }
-    }
+/// Whether all that ran outside a block was one definition that failed. A session that was ended may
+/// have committed before.
+fn leaves_nothing(plan: &Plan, outcome: Outcome) -> bool {
+    plan.is_one_definition() && outcome.has(Outcome::ERROR) && !outcome.has(Outcome::FATAL)
 }
 
 /// What became of the settings of a transaction that has ended; `None` if that cannot be told.

@@ -35,6 +35,8 @@ pub(super) struct SessionState {
     own: OwnSettings,
     /// The same with what SET LOCAL has changed in the transaction block that is open.
     local: Option<Box<OwnSettings>>,
+    /// Whether its reads are to be counted on the primary.
+    pub(super) counters: Counters,
     /// Whether the server's defaults give backslashes a meaning in ordinary literals.
     pub(super) old_strings: OldStrings,
     /// Where the previous statement went.
@@ -43,6 +45,16 @@ pub(super) struct SessionState {
     pub(super) wrote_last: Option<Instant>,
     /// What statements about tokens need that are under way.
     pub(super) tokens: PreparedTokens,
+}
+
+/// Whether a session has looked at what the primary counts of scans and calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Counters {
+    /// It has not.
+    #[default]
+    Ignored,
+    /// It has, and finds its own reads there from then on, as with one server.
+    Watched,
 }
 
 /// Whether the server's defaults give backslashes a meaning in ordinary literals.
@@ -136,12 +148,22 @@ impl SessionState {
         }
     }
 
+    /// Where its reads may run; `default` is the database's.
+    pub(super) fn consistency(&self, default: Consistency) -> Consistency {
+        match (self.own().consistency, self.counters) {
+            (Some(asked), _) => asked,
+            (None, Counters::Ignored) => default,
+            (None, Counters::Watched) => Consistency::Primary,
+        }
+    }
+
     /// DISCARD ALL has succeeded. The unnamed statement is no named one (`DropAllPreparedStatements`,
     /// `src/backend/commands/prepare.c`).
     pub(super) fn discard_all(&mut self) {
         self.settings = Arc::default();
         self.statements = NamedStatements::default();
         self.proxy_portals.clear();
+        self.counters = Counters::Ignored;
         self.reset_own();
     }
 

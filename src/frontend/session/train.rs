@@ -24,7 +24,8 @@ impl Session {
         // A block on a replica may have to go on elsewhere.
         let is_still = match &self.link {
             Some(link) => link.route.role != NodeRole::Replica,
-            None => self.block.is_none(),
+            // What follows a read that leaves a kept connection may belong there.
+            None => self.block.is_none() && self.pin.is_none(),
         };
         if is_last || !is_still || extent.end != SegmentEnd::Sync || !may_couple(plan) {
             return;

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use tokio::time::timeout;
 
 use super::*;
-use crate::core::catalog::{Persistence, RelationKind, RelationRow, Source, Target};
+use crate::core::catalog::{Persistence, RelationKind, RelationRow, Source, Target, TypeRow};
 use crate::core::classify::{analyse, judge};
 use crate::core::policy::RoutingPolicy;
 use crate::core::statement::{AccessMode, Reason};
@@ -69,7 +69,7 @@ fn ddl_on_one_table_leaves_the_reads_of_others_alone() {
     assert_eq!(reason(&catalog, &of("a")), Reason::CatalogUnknown);
     load(&catalog);
     ddl(&catalog, "alter table a set unlogged");
-    ddl(&catalog, "create table fresh (x int)");
+    ddl(&catalog, "create view fresh as select 1");
     assert_eq!(reason(&catalog, &of("a")), Reason::CatalogUnknown);
     assert_eq!(reason(&catalog, &of("a_view")), Reason::CatalogUnknown);
     assert_eq!(reason(&catalog, &of("fresh")), Reason::CatalogUnknown);
@@ -79,6 +79,86 @@ fn ddl_on_one_table_leaves_the_reads_of_others_alone() {
     load(&catalog);
     assert_eq!(reason(&catalog, &of("a_view")), Reason::Read);
     assert!(catalog.current().is_some());
+}
+
+#[test]
+fn a_new_plain_table_is_read_at_once_and_what_becomes_of_it_is_not() {
+    let catalog = DatabaseCatalog::default();
+    load(&catalog);
+    assert_eq!(reason(&catalog, &of("fresh")), Reason::UnknownRelation);
+    ddl(&catalog, "create table fresh (x int)");
+    ddl(&catalog, "create table a (x int)");
+    for sql in [of("fresh"), of("s.fresh"), of("fresh, a_view"), of("a")] {
+        assert_eq!(reason(&catalog, &sql), Reason::Read, "{sql}");
+    }
+    for (sql, expected) in [
+        ("select fresh(1)", Reason::UnknownFunction),
+        ("select null::fresh", Reason::UnsafeType),
+        ("select * from fresh_x_seq", Reason::CatalogUnknown),
+        ("select * from other", Reason::UnknownRelation),
+    ] {
+        assert_eq!(reason(&catalog, sql), expected, "{sql}");
+    }
+    ddl(&catalog, "alter table fresh set unlogged");
+    assert_eq!(reason(&catalog, &of("fresh")), Reason::CatalogUnknown);
+    ddl(&catalog, "create table fresh (x int)");
+    assert_eq!(reason(&catalog, &of("fresh")), Reason::CatalogUnknown);
+    ddl(&catalog, "create domain int as text check (f(value))");
+    ddl(&catalog, "create table more (x int)");
+    let mut builder = Catalog::builder_of_empty_database();
+    builder.type_row(&TypeRow {
+        oid: 40_000,
+        name: "int",
+        parts: &[],
+        function: 0,
+    });
+    let mark = catalog.ddl_mark();
+    ddl(&catalog, "create table last (x int)");
+    catalog.publish(mark, builder.build());
+    assert_eq!(reason(&catalog, &of("last")), Reason::CatalogUnknown);
+}
+
+#[test]
+fn the_last_write_of_anybody_is_known_and_never_moves_back() {
+    let catalog = DatabaseCatalog::default();
+    assert_eq!(catalog.last_write(), None);
+    let now = Instant::now();
+    let later = now + Duration::from_secs(1);
+    for at in [now, later, now] {
+        catalog.note_write(at);
+        assert!(catalog.last_write() >= Some(at));
+    }
+    assert_eq!(catalog.last_write(), Some(later));
+}
+
+#[test]
+fn a_new_operator_makes_doubtful_what_uses_its_name() {
+    let catalog = DatabaseCatalog::default();
+    load(&catalog);
+    ddl(&catalog, "create operator + (leftarg = x, function = f)");
+    assert_eq!(reason(&catalog, "select 1 + 1"), Reason::CatalogUnknown);
+    assert_eq!(reason(&catalog, "select 1 - 1"), Reason::Read);
+    assert_eq!(reason(&catalog, "select 1 in (1)"), Reason::Read);
+    ddl(&catalog, "create operator s.= (leftarg = x, function = f)");
+    assert_eq!(reason(&catalog, "select 1 in (1)"), Reason::CatalogUnknown);
+    assert_eq!(reason(&catalog, "select 1 - 1"), Reason::Read);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_dropped_makes_nothing_doubtful_and_a_load_due() {
+    let catalog = DatabaseCatalog::default();
+    load(&catalog);
+    let due = async || {
+        let due = catalog.load_due(Duration::ZERO);
+        timeout(Duration::from_millis(1), due).await.is_ok()
+    };
+    assert!(!due().await);
+    ddl(&catalog, "drop schema s cascade");
+    assert_eq!(reason(&catalog, &of("a")), Reason::Read);
+    assert!(due().await);
+    catalog.publish(catalog.ddl_mark(), loaded(Triggers::Some));
+    ddl(&catalog, "drop schema s cascade");
+    assert_eq!(reason(&catalog, &of("a")), Reason::CatalogUnknown);
 }
 
 #[test]
@@ -157,7 +237,7 @@ fn a_touched_function_pins_and_an_untouched_one_does_as_it_did() {
     ] {
         assert_eq!(&session(sql), expected, "{sql}");
     }
-    ddl(&catalog, "do $$ begin end $$");
+    ddl(&catalog, "do $$ begin execute 1; end $$");
     assert_eq!(session("select other(1)"), SessionEffect::None);
     assert_eq!(session("select nobody_knows(1)"), pinned);
     assert_eq!(session("insert into t select nobody_knows(1)"), pinned);
@@ -177,7 +257,7 @@ async fn a_load_waits_for_a_read_that_wants_it_or_for_a_pause() {
     catalog.want();
     assert!(!due(1).await, "nothing is doubtful");
     load(&catalog);
-    ddl(&catalog, "create table fresh (x int)");
+    ddl(&catalog, "create view fresh as select 1");
     assert!(!due(1).await, "nobody wants it");
     catalog.want();
     assert!(due(1).await);
@@ -214,7 +294,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Ddl(name) => {
-                    ddl(&catalog, &format!("alter table {name} add x int"));
+                    ddl(&catalog, &format!("alter table {name} add x mood"));
                     touched.insert(name);
                     if let Some((_, covered)) = &mut begun {
                         covered.remove(name);

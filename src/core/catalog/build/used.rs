@@ -9,7 +9,7 @@ impl CatalogBuilder {
     /// change to one may change the verdict of a thing with another name.
     pub(super) fn used(&self) -> HashSet<Box<str>> {
         let operators = self.operators.values().map(|operator| operator.function);
-        let casts = self.casts.iter().map(|(_, function, _)| *function);
+        let casts = self.casts.iter().map(|cast| cast.function);
         let inputs = self.types.values().map(|found| found.function);
         let referenced = self
             .references
@@ -31,7 +31,7 @@ impl CatalogBuilder {
 
     fn used_types(&self) -> impl Iterator<Item = Box<str>> {
         let arguments = self.functions.values().flat_map(|function| &function.types);
-        let casts = self.casts.iter().map(|(target, _, _)| target);
+        let casts = self.casts.iter().map(|cast| &cast.target);
         let referenced = self
             .references
             .iter()

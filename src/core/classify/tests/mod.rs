@@ -75,6 +75,7 @@ fn describe(verdict: &StatementVerdict) -> String {
     text.push_str(&control);
     match &verdict.catalog {
         CatalogEffect::None => {}
+        CatalogEffect::Removes => text.push_str(" less"),
         CatalogEffect::MayChange => text.push_str(" ddl"),
         CatalogEffect::Touches(names) => {
             let names: Vec<&str> = names.iter().map(|touched| &*touched.name).collect();
@@ -90,6 +91,7 @@ fn describe(verdict: &StatementVerdict) -> String {
         SessionEffect::Setting(SettingChange::ResetAll) => write!(text, " resetall"),
         SessionEffect::DiscardAll => write!(text, " discard"),
         SessionEffect::DeallocateAll => write!(text, " deallocate"),
+        SessionEffect::WatchesCounters => text.write_str(" watches"),
         SessionEffect::Pins(reason) => write!(text, " pins:{}", reason.as_str()),
         SessionEffect::MayConfigure(reason, names) => {
             let others = match names.others {

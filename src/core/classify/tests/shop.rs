@@ -1,8 +1,8 @@
 //! A small database with everything that can go wrong, without a server.
 
 use crate::core::catalog::{
-    CastContext, Catalog, CatalogBuilder, FunctionRow, OperatorRow, Persistence, RelationKind,
-    RelationRow, Source, Target, TypeRow, Volatility,
+    CastContext, CastRow, Catalog, CatalogBuilder, FunctionRow, OperatorRow, Persistence,
+    RelationKind, RelationRow, Source, Target, TypeRow, Volatility,
 };
 
 const TOUCH: u32 = 20_000;
@@ -78,7 +78,12 @@ fn types_and_operators(shop: &mut CatalogBuilder) {
         });
     }
     shop.reference(Source::Type(21_000), Target::Function(TOUCH));
-    shop.cast(21_003, TOUCH, CastContext::Written);
+    shop.cast(&CastRow {
+        source: 23,
+        target: 21_003,
+        function: TOUCH,
+        context: CastContext::Written,
+    });
     shop.operator(&OperatorRow {
         oid: 22_000,
         name: "===",

@@ -1,0 +1,100 @@
+//! What is asked of the catalog.
+
+/// One snapshot for all queries would hold back VACUUM: DDL that is seen meanwhile is doubtful
+/// afterwards whatever they show of it, and what refers to a row that they do not show is refused.
+pub(super) const PREPARE: &str = "SET search_path = pg_catalog; SET jit = off; \
+    SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = on";
+
+/// A function may be called as `row.function` when its first argument takes a row.
+pub(super) const FUNCTIONS: &str = "SELECT p.oid, n.nspname::text, p.proname::text, p.provolatile::text, \
+        e.extname::text, p.proargtypes::oid[] || p.prorettype, \
+        coalesce(t.typtype = 'c' OR (t.typtype = 'p' AND p.oid >= 16384), false) \
+    FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace \
+    LEFT JOIN pg_type t ON t.oid = p.proargtypes[0] \
+    LEFT JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid \
+        AND d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass \
+    LEFT JOIN pg_extension e ON e.oid = d.refobjid";
+
+/// The source of functions that may set settings: placeholders among them are listed nowhere. 2078
+/// is `set_config` in the body of a function in the SQL standard's form.
+pub(super) const SOURCES: &str = "SELECT CASE WHEN p.prosqlbody IS NULL THEN p.prosrc \
+        ELSE pg_get_function_sqlbody(p.oid) END \
+    FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang \
+    WHERE p.oid >= 16384 AND l.lanname NOT IN ('c', 'internal') \
+        AND (p.prosrc ~* '(set_config|\\mset\\M)' OR p.prosqlbody::text LIKE '%:funcid 2078 %')";
+
+pub(super) const AGGREGATES: &str = "SELECT aggfnoid::oid, ARRAY[aggtransfn, aggfinalfn, aggcombinefn, \
+        aggserialfn, aggdeserialfn, aggmtransfn, aggminvtransfn, aggmfinalfn]::oid[] \
+    FROM pg_aggregate";
+
+pub(super) const OPERATORS: &str = "SELECT oid, oprname::text, oprcode::oid FROM pg_operator";
+
+pub(super) const EVENT_TRIGGERS: &str = "SELECT oid FROM pg_event_trigger WHERE evtenabled <> 'D'";
+
+pub(super) const COMPARISON_FUNCTIONS: &str =
+    "SELECT DISTINCT amproc::oid FROM pg_amproc WHERE amproc::oid >= 16384";
+
+pub(super) const TYPES: &str = "SELECT t.oid, t.typname::text, t.typinput::oid, \
+        ARRAY[t.typbasetype, t.typelem, coalesce(r.rngsubtype, 0::oid)] || ARRAY( \
+            SELECT DISTINCT a.atttypid FROM pg_attribute a WHERE a.attrelid = t.typrelid \
+            AND t.typrelid <> 0 AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid >= 16384) \
+    FROM pg_type t LEFT JOIN pg_range r ON r.rngtypid = t.oid OR r.rngmultitypid = t.oid";
+
+pub(super) const CASTS: &str =
+    "SELECT casttarget, castfunc, castcontext::text, castsource FROM pg_cast";
+
+pub(super) const RELATIONS: &str = "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, \
+        c.relpersistence::text \
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace";
+
+pub(super) const READABLE: &str =
+    "c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND n.nspname <> 'pg_toast' AND c.oid";
+
+/// Relations with columns of types that do not come with the server, or whose values are names.
+pub(super) const ODD_COLUMNS: &str = "SELECT DISTINCT attrelid FROM pg_attribute \
+    WHERE attrelid >= 16384 AND attnum > 0 AND NOT attisdropped AND (atttypid >= 16384 \
+        OR atttypid IN (SELECT unnest(ARRAY[oid, typarray]) FROM pg_type WHERE typname ~ '^reg'))";
+
+pub(super) const CHILDREN: &str = "SELECT i.inhparent, i.inhrelid FROM pg_inherits i \
+    JOIN pg_class c ON c.oid = i.inhrelid WHERE c.relkind IN ('r', 'p', 'f')";
+
+/// Views, policies in force and domains: what they are of, and which version of which row holds what
+/// they refer to.
+pub(super) const SOURCES_OF_REFERENCES: &str = "SELECT kind, source, concat(kind, id, ' ', version) FROM ( \
+        SELECT 'view' AS kind, r.oid AS id, r.ev_class AS source, \
+            concat(r.xmin::text, r.ctid::text) AS version \
+        FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class \
+        WHERE c.relkind = 'v' AND r.ev_type = '1' AND c.oid >= 16384 \
+        UNION ALL \
+        SELECT 'policy', p.oid, p.polrelid, concat(p.xmin::text, p.ctid::text) \
+        FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid WHERE c.relrowsecurity \
+        UNION ALL \
+        SELECT 'type', oid, contypid, concat(xmin::text, ctid::text) \
+        FROM pg_constraint WHERE contypid <> 0 \
+    ) found";
+
+/// What these rows refer to. `pg_depend` has no rows for functions that came with the server, so the
+/// node trees themselves are searched (`src/include/nodes/primnodes.h` and `parsenodes.h` name the
+/// fields).
+pub(super) const REFERENCES: &str = "SELECT DISTINCT tree.key, found[1], found[2]::oid FROM ( \
+        SELECT concat('view', oid, ' ', xmin::text, ctid::text) AS key, ev_action::text AS nodes \
+        FROM pg_rewrite \
+        UNION ALL \
+        SELECT concat('policy', oid, ' ', xmin::text, ctid::text), \
+            concat(polqual::text, ' ', polwithcheck::text) FROM pg_policy \
+        UNION ALL \
+        SELECT concat('type', oid, ' ', xmin::text, ctid::text), conbin::text FROM pg_constraint \
+    ) tree LEFT JOIN LATERAL regexp_matches(tree.nodes, ':(funcid|opfuncid|opno|eqop|sortop|aggfnoid|winfnoid\
+        |relid|resulttype) ([1-9][0-9]*)', 'g') AS found ON true WHERE tree.key = ANY($1)";
+
+/// Whether the node is in recovery, and the numbers and versions of the rows that came with the server:
+/// a row that is changed has the number of a later transaction afterwards.
+pub(super) const VERSIONS: &str = "SELECT pg_is_in_recovery(), string_agg(concat(name, n, ' ', version), ',') FROM ( \
+        SELECT 'f' AS name, count(*) AS n, sum(xmin::text::bigint) AS version FROM pg_proc WHERE oid < 16384 \
+        UNION ALL SELECT 'a', count(*), sum(xmin::text::bigint) FROM pg_aggregate WHERE aggfnoid::oid < 16384 \
+        UNION ALL SELECT 'o', count(*), sum(xmin::text::bigint) FROM pg_operator WHERE oid < 16384 \
+        UNION ALL SELECT 't', count(*), sum(xmin::text::bigint) FROM pg_type WHERE oid < 16384 \
+        UNION ALL SELECT 'c', count(*), sum(xmin::text::bigint) FROM pg_cast WHERE oid < 16384 \
+        UNION ALL SELECT 'r', count(*), sum(xmin::text::bigint) FROM pg_class WHERE oid < 16384 \
+        UNION ALL SELECT 'n', count(*), sum(xmin::text::bigint) FROM pg_namespace WHERE oid < 16384 \
+    ) found";

@@ -32,6 +32,10 @@ CREATE FUNCTION total(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1';
 CREATE FUNCTION total(text) RETURNS int LANGUAGE sql VOLATILE AS 'SELECT 1';
 CREATE FUNCTION full_name(users) RETURNS text LANGUAGE sql VOLATILE AS 'SELECT $1.name';
 CREATE FUNCTION touch_pair(int, int) RETURNS int LANGUAGE sql VOLATILE AS 'SELECT $1';
+CREATE FUNCTION locks(taken bool DEFAULT pg_try_advisory_lock(1)) RETURNS bool LANGUAGE sql STABLE AS 'SELECT $1';
+CREATE FUNCTION draws(number int DEFAULT touch(1) + 1) RETURNS int LANGUAGE sql STABLE AS 'SELECT $1';
+CREATE FUNCTION draws_through(number int DEFAULT draws()) RETURNS int LANGUAGE sql STABLE AS 'SELECT $1';
+CREATE FUNCTION since(at timestamptz DEFAULT now() - interval '1 day') RETURNS timestamptz LANGUAGE sql STABLE AS 'SELECT $1';
 CREATE AGGREGATE traced(int) (SFUNC = touch_pair, STYPE = int, INITCOND = '0');
 CREATE OPERATOR === (LEFTARG = int, RIGHTARG = int, FUNCTION = touch_pair);
 CREATE OPERATOR <+> (LEFTARG = int, RIGHTARG = int, FUNCTION = int4pl);
@@ -83,7 +87,7 @@ CREATE SERVER far FOREIGN DATA WRAPPER nowhere;
 CREATE FOREIGN TABLE remote (id int) SERVER far;
 ";
 
-const CASES: [(&str, Reason); 62] = [
+const CASES: [(&str, Reason); 66] = [
     (
         "SELECT id, name FROM users WHERE id = 1 AND name LIKE 'a%'",
         Reason::Read,
@@ -93,6 +97,7 @@ const CASES: [(&str, Reason); 62] = [
         Reason::Read,
     ),
     ("SELECT tax(1), users.name FROM users", Reason::Read),
+    ("SELECT since()", Reason::Read),
     ("SELECT 1 <+> 2, 1 + 2, '{}'::jsonb @> '{}'", Reason::Read),
     (
         "SELECT 'a@b'::email, 'happy'::mood, '1'::int4, ARRAY[1]::_int4",
@@ -132,6 +137,9 @@ const CASES: [(&str, Reason); 62] = [
         Reason::Read,
     ),
     ("SELECT touch(1)", Reason::VolatileFunction),
+    ("SELECT locks()", Reason::AdvisoryLock),
+    ("SELECT draws()", Reason::VolatileFunction),
+    ("SELECT draws_through()", Reason::VolatileFunction),
     ("SELECT total(1)", Reason::VolatileFunction),
     ("SELECT traced(id) FROM users", Reason::VolatileFunction),
     (

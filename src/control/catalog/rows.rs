@@ -13,7 +13,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 
 use self::queries::{
-    AGGREGATES, CASTS, CHILDREN, COMPARISON_FUNCTIONS, EVENT_TRIGGERS, FUNCTIONS, ODD_COLUMNS,
+    CALLS, CASTS, CHILDREN, COMPARISON_FUNCTIONS, EVENT_TRIGGERS, FUNCTIONS, ODD_COLUMNS,
     OPERATORS, PREPARE, READABLE, REFERENCES, RELATIONS, SOURCES, SOURCES_OF_REFERENCES, TYPES,
     VERSIONS,
 };
@@ -245,11 +245,11 @@ impl<'a> Reading<'a> {
             });
         }
         for row in self
-            .part("aggregates", AGGREGATES, ("aggfnoid::oid", part))
+            .part("calls of functions", CALLS, ("caller", part))
             .await?
         {
-            let support: Vec<u32> = row.try_get(1).map_err(broken)?;
-            builder.aggregate(row.try_get(0).map_err(broken)?, &support);
+            let called: Vec<u32> = row.try_get(1).map_err(broken)?;
+            builder.calls(row.try_get(0).map_err(broken)?, &called);
         }
         Ok(())
     }

@@ -120,17 +120,17 @@ impl CatalogBuilder {
         );
     }
 
-    /// Adds the support functions of an aggregate that was added as a function.
-    pub fn aggregate(&mut self, function: u32, support: &[u32]) {
+    /// Adds what a call runs beside the function: support functions of an aggregate, argument defaults.
+    pub fn calls(&mut self, function: u32, called: &[u32]) {
         self.supported
-            .extend(support.iter().filter(|oid| **oid != 0));
-        let supported = support
+            .extend(called.iter().filter(|oid| **oid != 0));
+        let supported = called
             .iter()
             .filter_map(|oid| self.functions.get(oid))
             .map(|function| function.verdict)
             .reduce(FunctionVerdict::and);
-        if let (Some(aggregate), Some(supported)) = (self.functions.get_mut(&function), supported) {
-            aggregate.verdict = aggregate.verdict.and(supported);
+        if let (Some(caller), Some(supported)) = (self.functions.get_mut(&function), supported) {
+            caller.verdict = caller.verdict.and(supported);
         }
     }
 

@@ -23,9 +23,17 @@ pub(super) const SOURCES: &str = "SELECT CASE WHEN p.prosqlbody IS NULL THEN p.p
     WHERE p.oid >= 16384 AND l.lanname NOT IN ('c', 'internal') \
         AND (p.prosrc ~* '(set_config|\\mset\\M)' OR p.prosqlbody::text LIKE '%:funcid 2078 %')";
 
-pub(super) const AGGREGATES: &str = "SELECT aggfnoid::oid, ARRAY[aggtransfn, aggfinalfn, aggcombinefn, \
-        aggserialfn, aggdeserialfn, aggmtransfn, aggminvtransfn, aggmfinalfn]::oid[] \
-    FROM pg_aggregate";
+/// What a call of a function runs beside it: the support functions of an aggregate, and what stands in
+/// the defaults of arguments. A function is older than those whose defaults call it, unless its own
+/// defaults have been replaced.
+pub(super) const CALLS: &str = "SELECT caller, called FROM ( \
+    SELECT aggfnoid::oid AS caller, ARRAY[aggtransfn, aggfinalfn, aggcombinefn, \
+        aggserialfn, aggdeserialfn, aggmtransfn, aggminvtransfn, aggmfinalfn]::oid[] AS called \
+    FROM pg_aggregate \
+    UNION ALL \
+    SELECT oid, ARRAY(SELECT found[1]::oid FROM \
+        regexp_matches(proargdefaults::text, ':(?:funcid|opfuncid) ([1-9][0-9]*)', 'g') AS found) \
+    FROM pg_proc WHERE proargdefaults IS NOT NULL ORDER BY 1) calls";
 
 pub(super) const OPERATORS: &str = "SELECT oid, oprname::text, oprcode::oid FROM pg_operator";
 

@@ -46,7 +46,7 @@ fn functions(shop: &mut CatalogBuilder) {
     function(shop, 20_004, "total", Volatility::Immutable);
     shop.function(&row(20_005, "audit", "total", Volatility::Volatile));
     function(shop, 20_006, "traced_sum", Volatility::Immutable);
-    shop.aggregate(20_006, &[TOUCH]);
+    shop.calls(20_006, &[TOUCH]);
     shop.function(&FunctionRow {
         attribute_of_row: true,
         ..row(20_007, "public", "full_name", Volatility::Volatile)

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use harness::relay::{Travel, relay};
 use harness::wire::{self, Wire};
-use harness::{Proxy, shared_cluster};
+use harness::{Proxy, eventually, shared_cluster};
 use pgweir::limits::STATEMENT_TRUST;
 use pgweir::sandbox::LocalCluster;
+use tokio_postgres::SimpleQueryMessage;
 
 /// Statements in one pipeline.
 const STATEMENTS: usize = 200;
@@ -194,6 +195,15 @@ async fn a_read_that_another_connection_has_prepared_takes_no_second_round_trip(
     let (_, nodes) = far_nodes(cluster, FAR);
     let pool = format!("clusters: {{ main: {{ pool: {{ size: 2 }}, nodes: [{nodes}] }} }}");
     let proxy = Proxy::start(cluster, &pool).await;
+    // Until the table is known, its reads may write for all that pgweir knows.
+    let session = proxy.connect().await;
+    eventually("the table is known", async || {
+        let explained = session.simple_query("EXPLAIN ROUTE SELECT id FROM l").await;
+        let read = |fact: &SimpleQueryMessage| matches!(fact, SimpleQueryMessage::Row(row) if row.get("value") == Some("read"));
+        explained.unwrap().iter().any(read)
+    })
+    .await;
+    drop(session);
     let read: fn(usize) -> String = |at| format!("SELECT id, {at} FROM l");
     let write: fn(usize) -> String = |at| format!("INSERT INTO l VALUES ({at})");
     let returning: fn(usize) -> String = |at| format!("INSERT INTO l VALUES ({at}) RETURNING *");

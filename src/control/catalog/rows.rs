@@ -56,11 +56,27 @@ pub(super) struct Remembered {
 
 /// What is kept of a connection between two loads: what was prepared on it.
 #[derive(Debug, Default)]
-pub(super) struct Prepared {
-    statements: HashMap<String, Statement>,
-    /// Those that every load needs, in order.
-    always: Vec<String>,
-}
+pub(super) struct Prepared(HashMap<String, Statement>);
+
+/// What is asked for each part by itself, with the condition that its object number ends.
+const PARTED: [(&str, &str); 6] = [
+    (FUNCTIONS, "p.oid"),
+    (CALLS, "caller"),
+    (OPERATORS, "oid"),
+    (TYPES, "t.oid"),
+    (CASTS, "castfunc <> 0 AND oid"),
+    (RELATIONS, READABLE),
+];
+
+/// What every load asks beside that.
+const WHOLE: [&str; 6] = [
+    SOURCES,
+    ODD_COLUMNS,
+    COMPARISON_FUNCTIONS,
+    CHILDREN,
+    SOURCES_OF_REFERENCES,
+    EVENT_TRIGGERS,
+];
 
 impl<'a> Reading<'a> {
     pub(super) fn new(client: &'a Client, prepared: Prepared) -> Self {
@@ -81,12 +97,11 @@ impl<'a> Reading<'a> {
         role: NodeRole,
         remembered: &mut Remembered,
     ) -> Result<Catalog, CatalogError> {
-        if self.prepared.statements.is_empty() {
-            let what = "settings";
-            let set = self.client.batch_execute(PREPARE).await;
-            set.map_err(|source| CatalogError::Query { what, source })?;
-        }
-        self.ask_ahead().await?;
+        let parts: &[Part] = match remembered.server {
+            Some(_) => &[Part::Users],
+            None => &[Part::Server, Part::Users],
+        };
+        self.ask_ahead(parts).await?;
         let versions = self.versions(role).await?;
         let mut builder = match &remembered.server {
             Some((known, server)) if *known == versions => server.clone(),
@@ -138,67 +153,47 @@ impl<'a> Reading<'a> {
         Ok(versions.unwrap_or_default())
     }
 
-    /// The rows of a part of what a query shows; `oid` is its column that tells the parts apart.
+    /// The rows of a part of what a query of [`PARTED`] shows.
     async fn part(
         &mut self,
         what: &'static str,
-        sql: &str,
-        (oid, part): (&str, Part),
+        sql: &'static str,
+        part: Part,
     ) -> Result<Vec<Row>, CatalogError> {
-        let sign = match part {
-            Part::Server => '<',
-            Part::Users => '>',
-        };
-        // No object has the number between them (`src/include/access/transam.h`).
-        let limit = match part {
-            Part::Server => FIRST_USER_OID,
-            Part::Users => FIRST_USER_OID - 1,
-        };
-        let asked = format!("{sql} WHERE {oid} {sign} {limit}");
-        match part {
-            Part::Server => self.rows_with(what, &asked, &[]).await,
-            Part::Users => self.rows(what, &asked).await,
+        let oid = PARTED.iter().find(|(parted, _)| *parted == sql);
+        let (_, oid) = oid.copied().unwrap_or_default();
+        self.rows(what, &part_of(sql, oid, part)).await
+    }
+
+    /// All rows of a query, if they are not more than a catalog may have.
+    async fn rows(&mut self, what: &'static str, sql: &str) -> Result<Vec<Row>, CatalogError> {
+        match self.ahead.remove(sql) {
+            Some(rows) => within_limit(what, rows),
+            None => self.rows_with(what, sql, &[]).await,
         }
     }
 
-    /// All rows of a query of every load, if they are not more than a catalog may have.
-    async fn rows(&mut self, what: &'static str, sql: &str) -> Result<Vec<Row>, CatalogError> {
-        let Some(rows) = self.ahead.remove(sql) else {
-            self.prepared.always.push(sql.to_owned());
-            return self.rows_with(what, sql, &[]).await;
-        };
-        within_limit(what, rows)
-    }
-
-    /// Asks at once, in the same order, what every load on this connection has asked: one round trip.
-    async fn ask_ahead(&mut self) -> Result<(), CatalogError> {
-        let client = self.client;
-        let known = |sql: &String| self.prepared.statements.get(&bounded(sql)).cloned();
-        let statements: Option<Vec<Statement>> = self.prepared.always.iter().map(known).collect();
-        let asked = statements.unwrap_or_default().into_iter();
-        let mut asked: Vec<_> = asked
-            .map(|statement| Box::pin(async move { client.query(&statement, &[]).await }))
-            .collect();
-        let mut answers: Vec<Option<Vec<Row>>> = asked.iter().map(|_| None).collect();
-        let all = poll_fn(|context| {
-            let mut done = Poll::Ready(Ok(()));
-            for (one, answer) in asked.iter_mut().zip(&mut answers) {
-                if answer.is_some() {
-                    continue;
-                }
-                match one.as_mut().poll(context) {
-                    Poll::Ready(Ok(rows)) => *answer = Some(rows),
-                    Poll::Ready(Err(source)) => return Poll::Ready(Err(source)),
-                    Poll::Pending => done = Poll::Pending,
-                }
-            }
-            done
-        });
+    /// Asks for these parts at once, in order: two round trips on a new connection, then one.
+    async fn ask_ahead(&mut self, parts: &[Part]) -> Result<(), CatalogError> {
         let what = "rows";
-        let all = all.await;
-        all.map_err(|source| CatalogError::Query { what, source })?;
-        let answers = answers.into_iter().flatten();
-        self.ahead = self.prepared.always.iter().cloned().zip(answers).collect();
+        let broken = |source| CatalogError::Query { what, source };
+        let client = self.client;
+        if self.prepared.0.is_empty() {
+            client.batch_execute(PREPARE).await.map_err(broken)?;
+        }
+        let queries = queries_of(parts);
+        let bounded: Vec<String> = queries.iter().map(|sql| bounded(sql)).collect();
+        let mut new = bounded.clone();
+        new.retain(|sql| !self.prepared.0.contains_key(sql));
+        let prepared = all(new.iter().map(|sql| client.prepare(sql))).await;
+        let prepared = prepared.map_err(broken)?;
+        self.prepared.0.extend(new.into_iter().zip(prepared));
+        let statements: Vec<Statement> = bounded
+            .iter()
+            .filter_map(|sql| self.prepared.0.get(sql).cloned())
+            .collect();
+        let answers = all(statements.iter().map(|one| client.query(one, &[]))).await;
+        self.ahead = queries.into_iter().zip(answers.map_err(broken)?).collect();
         Ok(())
     }
 
@@ -210,11 +205,11 @@ impl<'a> Reading<'a> {
     ) -> Result<Vec<Row>, CatalogError> {
         let broken = |source| CatalogError::Query { what, source };
         let bounded = bounded(sql);
-        let statement = if let Some(known) = self.prepared.statements.get(&bounded) {
+        let statement = if let Some(known) = self.prepared.0.get(&bounded) {
             known.clone()
         } else {
             let statement = self.client.prepare(&bounded).await.map_err(broken)?;
-            self.prepared.statements.insert(bounded, statement.clone());
+            self.prepared.0.insert(bounded, statement.clone());
             statement
         };
         let rows = self.client.query(&statement, parameters).await;
@@ -228,7 +223,7 @@ impl<'a> Reading<'a> {
     ) -> Result<(), CatalogError> {
         let what = "functions";
         let broken = |source| CatalogError::Query { what, source };
-        for row in self.part(what, FUNCTIONS, ("p.oid", part)).await? {
+        for row in self.part(what, FUNCTIONS, part).await? {
             let types: Vec<u32> = row.try_get(5).map_err(broken)?;
             builder.function(&FunctionRow {
                 oid: row.try_get(0).map_err(broken)?,
@@ -244,10 +239,7 @@ impl<'a> Reading<'a> {
                 attribute_of_row: row.try_get(6).map_err(broken)?,
             });
         }
-        for row in self
-            .part("calls of functions", CALLS, ("caller", part))
-            .await?
-        {
+        for row in self.part("calls of functions", CALLS, part).await? {
             let called: Vec<u32> = row.try_get(1).map_err(broken)?;
             builder.calls(row.try_get(0).map_err(broken)?, &called);
         }
@@ -261,7 +253,7 @@ impl<'a> Reading<'a> {
     ) -> Result<(), CatalogError> {
         let what = "operators";
         let broken = |source| CatalogError::Query { what, source };
-        for row in self.part(what, OPERATORS, ("oid", part)).await? {
+        for row in self.part(what, OPERATORS, part).await? {
             builder.operator(&OperatorRow {
                 oid: row.try_get(0).map_err(broken)?,
                 name: row.try_get(1).map_err(broken)?,
@@ -278,7 +270,7 @@ impl<'a> Reading<'a> {
     ) -> Result<(), CatalogError> {
         let what = "types";
         let broken = |source| CatalogError::Query { what, source };
-        for row in self.part(what, TYPES, ("t.oid", part)).await? {
+        for row in self.part(what, TYPES, part).await? {
             let parts: Vec<u32> = row.try_get(3).map_err(broken)?;
             let input: u32 = row.try_get(2).map_err(broken)?;
             builder.type_row(&TypeRow {
@@ -288,10 +280,7 @@ impl<'a> Reading<'a> {
                 function: if input < FIRST_USER_OID { 0 } else { input },
             });
         }
-        for row in self
-            .part("casts", CASTS, ("castfunc <> 0 AND oid", part))
-            .await?
-        {
+        for row in self.part("casts", CASTS, part).await? {
             let context = match row.try_get(2).map_err(broken)? {
                 "i" => CastContext::Implicit,
                 _ => CastContext::Written,
@@ -313,7 +302,7 @@ impl<'a> Reading<'a> {
     ) -> Result<(), CatalogError> {
         let what = "relations";
         let broken = |source| CatalogError::Query { what, source };
-        for row in self.part(what, RELATIONS, (READABLE, part)).await? {
+        for row in self.part(what, RELATIONS, part).await? {
             builder.relation(&RelationRow {
                 oid: row.try_get(0).map_err(broken)?,
                 schema: row.try_get(1).map_err(broken)?,
@@ -401,6 +390,53 @@ impl<'a> Reading<'a> {
         }
         Ok(())
     }
+}
+
+/// What a load asks, in order: the versions before the rows.
+fn queries_of(parts: &[Part]) -> Vec<String> {
+    let parted = parts.iter().flat_map(|part| {
+        let of = PARTED.iter();
+        of.map(|(sql, oid)| part_of(sql, oid, *part))
+    });
+    let whole = WHOLE.iter().map(|sql| (*sql).to_owned());
+    let versions = VERSIONS.to_owned();
+    std::iter::once(versions)
+        .chain(parted)
+        .chain(whole)
+        .collect()
+}
+
+/// The query for one part; `oid` is the column that tells them apart.
+fn part_of(sql: &str, oid: &str, part: Part) -> String {
+    // No object has the number between them (`src/include/access/transam.h`).
+    match part {
+        Part::Server => format!("{sql} WHERE {oid} < {FIRST_USER_OID}"),
+        Part::Users => format!("{sql} WHERE {oid} > {}", FIRST_USER_OID - 1),
+    }
+}
+
+/// The outcomes of futures that are polled in this order, together.
+async fn all<T, E>(
+    futures: impl Iterator<Item = impl Future<Output = Result<T, E>>>,
+) -> Result<Vec<T>, E> {
+    let mut futures: Vec<_> = futures.map(Box::pin).collect();
+    let mut outcomes: Vec<Option<T>> = futures.iter().map(|_| None).collect();
+    poll_fn(|context| {
+        let mut done = Poll::Ready(Ok(()));
+        for (future, outcome) in futures.iter_mut().zip(&mut outcomes) {
+            if outcome.is_some() {
+                continue;
+            }
+            match future.as_mut().poll(context) {
+                Poll::Ready(Ok(value)) => *outcome = Some(value),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => done = Poll::Pending,
+            }
+        }
+        done
+    })
+    .await?;
+    Ok(outcomes.into_iter().flatten().collect())
 }
 
 fn bounded(sql: &str) -> String {

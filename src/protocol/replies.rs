@@ -19,7 +19,9 @@ use super::outstanding::{Disposition, Expected, OutstandingReplies, Own};
 use body::{Body, whole_body};
 use errors::kind_of;
 pub use errors::{OLDER_CATALOG, OUTDATED_STAND_IN, SERVER_NAME_PREFIX};
-pub use outcome::{Alias, Boundaries, Compare, ErrorKind, Hold, Outcome, Span, Stop, Verdict};
+pub use outcome::{
+    Alias, Behind, Boundaries, Compare, ErrorKind, Hold, Outcome, Span, Stop, Verdict,
+};
 use passed::{asynchronous, emit, row_disposition};
 
 /// The node broke the protocol, or answered something nobody asked for.
@@ -70,6 +72,8 @@ pub struct ReplyScanner {
     pub compare: Compare,
     /// Whether the scan stops between the answers to several segments.
     pub boundaries: Boundaries,
+    /// What becomes of an error that nothing was sent for.
+    pub behind: Behind,
     /// What the client was told of the connection's process id, if that is something else.
     pub alias: Option<Alias>,
     has_result: ResultSeen,
@@ -113,6 +117,7 @@ impl Default for ReplyScanner {
             reports: Vec::new(),
             compare: Compare::No,
             boundaries: Boundaries::Passed,
+            behind: Behind::Passed,
             alias: None,
             has_result: ResultSeen::No,
             hold: Hold::Released,
@@ -245,6 +250,7 @@ impl ReplyScanner {
             )
         );
         match message {
+            tag::ERROR if self.behind == Behind::Kept && replies.is_empty() => Some(Stop::Behind),
             tag::ERROR if replies.head() == Some(&Expected::Aside) => {
                 self.outcome.add(Outcome::OWN_QUERY_FAILED);
                 Some(Stop::OwnFailed)

@@ -31,7 +31,7 @@ use crate::core::snapshot::Incarnation;
 use crate::frontend::buffers::Buffer;
 use crate::frontend::cluster::{Changing, UnderWay};
 use crate::protocol::outstanding::OutstandingReplies;
-use crate::protocol::replies::{Hold, Outcome, ReplyScanner, Span, Stop};
+use crate::protocol::replies::{Behind, Hold, Outcome, ReplyScanner, Span, Stop};
 use crate::protocol::segment::SegmentEnd;
 use crate::wire::socket::Socket;
 
@@ -240,6 +240,8 @@ impl Link {
         client: &mut ClientSide<'_>,
         until: Until,
     ) -> Poll<Result<Pause, LinkError>> {
+        let waits = until == Until::Answered && self.copy == Copy::Idle && self.passing == 0;
+        self.scanner.behind = if waits { Behind::Kept } else { Behind::Passed };
         loop {
             let sent = self.poll_send(context)?;
             let given = self.poll_give(context, client)?;
@@ -380,6 +382,11 @@ impl Link {
                     self.copy = Copy::In;
                     self.scanner.hold = Hold::Released;
                     return Ok((true, Some(Pause::Input))); // data may have come already
+                }
+                Stop::Behind => {
+                    // Nobody has asked: who waits for nothing more need not know that the node is gone.
+                    self.taint();
+                    return Ok((self.release_spans() || moved, None));
                 }
                 Stop::NeedMore => {}
             }

@@ -97,6 +97,17 @@ pub enum Stop {
     /// A `ReadyForQuery` for the client comes next, and [`reports`](super::ReplyScanner::reports) may hold what it is
     /// to be told before.
     Reported(TransactionStatus),
+    /// With [`Behind::Kept`]: an error came that answers nothing. It has not been consumed.
+    Behind,
+}
+
+/// What becomes of an error behind the last answer: the connection has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Behind {
+    /// It is passed on.
+    Passed,
+    /// The scan stops in front of it.
+    Kept,
 }
 
 /// What else the error says.

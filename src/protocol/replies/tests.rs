@@ -380,3 +380,29 @@ fn other_columns_are_held_back_like_an_error_where_another_node_may_run_the_segm
         assert_eq!(spans.len(), usize::from(then == Hold::Released));
     }
 }
+
+#[test]
+fn who_waits_for_nothing_more_is_not_told_that_the_node_ends() {
+    let answer = message(tag::READY_FOR_QUERY, b"I");
+    let end = message(b'E', b"SFATAL\0VFATAL\0C57P01\0Mgoing down\0\0");
+    let bytes = [answer.clone(), end].concat();
+    for (behind, expected) in [
+        (Behind::Kept, (answer.len(), Stop::Behind)),
+        (Behind::Passed, (bytes.len(), Stop::NeedMore)),
+    ] {
+        let mut scanner = ReplyScanner {
+            behind,
+            ..ReplyScanner::default()
+        };
+        let mut replies = OutstandingReplies::default();
+        replies.push(Expected::Synced);
+        let (mut at, mut spans) = (0, Vec::new());
+        let stop = scanner.scan(&bytes, &mut at, &mut replies, &mut spans);
+        assert_eq!((at, stop.unwrap()), expected);
+        assert_eq!(
+            scanner.outcome.has(Outcome::FATAL),
+            behind == Behind::Passed
+        );
+        assert_eq!(spans, [Span::Range(0..at)]);
+    }
+}

@@ -164,6 +164,11 @@ impl OutstandingReplies {
         self.queue.is_empty()
     }
 
+    /// Whether nothing is owed to the client.
+    pub fn is_own(&self) -> bool {
+        self.queue.iter().all(Expected::is_own_query)
+    }
+
     /// Whether little memory is held.
     pub fn is_small(&self) -> bool {
         self.queue.capacity() <= 16

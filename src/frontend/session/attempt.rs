@@ -200,6 +200,9 @@ impl Session {
                 }
                 Ok(Pause::Compared(_)) => {}
                 Ok(Pause::Input) => self.feed_copy(&mut link).map_err(Failure::Session)?,
+                Err(LinkError::Server(_)) if link.end_behind_answer() => {
+                    return Ok(Attempted::Done(link));
+                }
                 // What was sent for the primary is used up and cannot be sent again.
                 Err(LinkError::OwnFailed) => return self.after_loss(&link, attempts),
                 Err(LinkError::Server(_)) if link.answered > 0 && link.is_untouched() => {

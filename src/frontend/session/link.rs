@@ -99,6 +99,8 @@ enum Trust {
     Clean,
     /// It was pinned: it is closed when the session lets go of it.
     Tainted,
+    /// The node has ended it behind the client's last answer.
+    Ended,
 }
 
 /// Whether anything of the current segment has reached the client.
@@ -188,7 +190,26 @@ impl Link {
 
     /// Makes sure that the connection is closed when the session lets go of it.
     pub(super) fn taint(&mut self) {
-        self.trust = Trust::Tainted;
+        if self.trust == Trust::Clean {
+            self.trust = Trust::Tainted;
+        }
+    }
+
+    /// Whether the node has ended the connection behind the client's last answer: a client that has
+    /// nothing on it need not know.
+    pub(super) fn has_ended(&self) -> bool {
+        self.trust == Trust::Ended
+    }
+
+    /// Notes that the connection is lost; `true` if the client has all of its answer.
+    pub(super) fn end_behind_answer(&mut self) -> bool {
+        let given = matches!(self.to_client, Output::Nothing) && self.spans.is_empty();
+        let is_whole =
+            given && self.replies.is_own() && self.copy == Copy::Idle && self.passing == 0;
+        if is_whole {
+            self.trust = Trust::Ended;
+        }
+        is_whole
     }
 
     /// Returns the connection to its pool, or closes it if it cannot serve another session.
@@ -384,8 +405,7 @@ impl Link {
                     return Ok((true, Some(Pause::Input))); // data may have come already
                 }
                 Stop::Behind => {
-                    // Nobody has asked: who waits for nothing more need not know that the node is gone.
-                    self.taint();
+                    self.trust = Trust::Ended;
                     return Ok((self.release_spans() || moved, None));
                 }
                 Stop::NeedMore => {}

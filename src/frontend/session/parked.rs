@@ -94,7 +94,13 @@ impl Session {
         let pin = self.pin.filter(|_| self.parked.is_none());
         let on_primary = link.route.role == NodeRole::Primary;
         let holds = |pin: Pin| pin.reads == Reads::Here || !on_primary;
-        if self.block.is_some() || pin.is_some_and(holds) || !link.is_quiet() {
+        let keeps = if link.has_ended() {
+            // Whose state is lost with the connection is told of it.
+            pin.is_some() || self.parks(&link)
+        } else {
+            pin.is_some_and(holds) || !link.is_quiet()
+        };
+        if self.block.is_some() || keeps {
             self.link = Some(link);
             return;
         }

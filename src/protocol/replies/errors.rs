@@ -13,7 +13,8 @@ impl ReplyScanner {
     ) -> Disposition {
         let view = body.and_then(|body| ErrorView::read(body).ok());
         self.last_error = view.map(|view| view.sqlstate);
-        if view.is_some_and(|view| view.is_fatal()) {
+        let is_own = replies.head().is_some_and(Expected::is_own_query);
+        if !is_own && view.is_some_and(|view| view.is_fatal()) {
             self.outcome.add(Outcome::FATAL);
         }
         match replies.head() {

@@ -34,6 +34,9 @@ const WORD: &str = "PGWEIR_WIRE_ONLY";
 /// Where the transcripts of scripts with differences go.
 const KEPT: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/wire");
 
+/// What one client has done shows in what another one reads next, as on one server.
+const LATEST: &str = "consistency: { default: latest }\n";
+
 const USERS: &str = "users: [{ name: app, password: app }, { name: other, password: other }, { name: root, password: root }]\n";
 
 static STAGE: OnceCell<Stage> = OnceCell::const_new();
@@ -146,7 +149,7 @@ fn difference(expected: &[String], got: &[String]) -> Option<String> {
 async fn every_script_reads_the_same_through_the_proxy() {
     let stage = stage().await;
     let pool = "clusters: { main: { pool: { size: 4 } } }";
-    let proxy = Proxy::start(&stage.cluster, &format!("{USERS}{pool}")).await;
+    let proxy = Proxy::start(&stage.cluster, &format!("{USERS}{LATEST}{pool}")).await;
     let before = proxy.metrics().await;
     compare(stage, (&proxy, proxy.port()), Idle::Shared).await;
     if full_size::<String>(WORD).is_none() && full_size::<PathBuf>(FOLDER).is_none() {
@@ -160,7 +163,7 @@ async fn every_script_reads_the_same_through_the_proxy() {
 async fn every_script_reads_the_same_when_sessions_keep_their_connections() {
     let stage = stage().await;
     let pool = "clusters: { main: { pool: { size: 40, mode: session } } }";
-    let proxy = Proxy::start(&stage.cluster, &format!("{USERS}{pool}")).await;
+    let proxy = Proxy::start(&stage.cluster, &format!("{USERS}{LATEST}{pool}")).await;
     compare(stage, (&proxy, proxy.port()), Idle::Owned).await;
 }
 
@@ -177,7 +180,7 @@ async fn every_script_reads_the_same_when_bytes_come_one_by_one() {
         .collect();
     let nodes = nodes.join(", ");
     let pool = format!("clusters: {{ main: {{ pool: {{ size: 4 }}, nodes: [{nodes}] }} }}");
-    let proxy = Proxy::start(&stage.cluster, &format!("{USERS}{pool}")).await;
+    let proxy = Proxy::start(&stage.cluster, &format!("{USERS}{LATEST}{pool}")).await;
     let port = relay(proxy.port(), Travel::Bytewise);
     // That a connection is closed would travel as slowly.
     compare(stage, (&proxy, port), Idle::Owned).await;

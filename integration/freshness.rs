@@ -17,7 +17,7 @@ use pgweir::control::publisher::initial_snapshot;
 use pgweir::core::policy::{
     Balance, ConsistencyPolicy, OnNoReplica, ReadAfterWrite, RoutingPolicy, Transactions,
 };
-use pgweir::core::snapshot::{Eligibility, NodeId, NodeRole, NodeState, RoutingSnapshot};
+use pgweir::core::snapshot::{Eligibility, Evidence, NodeId, NodeRole, NodeState, RoutingSnapshot};
 use pgweir::core::statement::Consistency;
 use pgweir::metrics::Metrics;
 use pgweir::sandbox::{ClusterOptions, LocalCluster};
@@ -206,7 +206,7 @@ async fn a_replica_proved_fresh_has_the_row_and_the_proof_comes_quickly() {
             snapshot
                 .nodes
                 .iter()
-                .find(|node| node.lag.fresh_as_of() >= Some(acknowledged))
+                .find(|node| node.lag.fresh_as_of(Evidence::Proved) >= Some(acknowledged))
                 .map(|node| node.id)
         });
         let node = timeout(LIMIT, proved).await.unwrap();
@@ -275,7 +275,7 @@ async fn a_replica_with_an_apply_delay_is_never_proved_fresh_early() {
         watched.world.demand.ask(acknowledged);
         watched
             .until("fresh", |s| {
-                s.nodes[1].lag.fresh_as_of() >= Some(acknowledged)
+                s.nodes[1].lag.fresh_as_of(Evidence::Proved) >= Some(acknowledged)
             })
             .await;
         assert!(sent.elapsed() >= delay, "{:?}", sent.elapsed());

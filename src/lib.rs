@@ -21,6 +21,8 @@
 //!   ([`core::guarantee`]) and the instant as of which a replica is fresh ([`core::freshness`]). WAL
 //!   positions are compared only where freshness is computed, and where a floor comes from another
 //!   process as a position and becomes an instant ([`core::causality`]).
+//! * What a managed service only states of its replicas is kept apart from what is proved
+//!   ([`core::snapshot::Evidence`]), and serves no read that needs a proof.
 //! * What is not understood, not known or not measured goes to the primary, with a reason.
 //! * Every queue, cache, buffer, wait and retry has a bound, in [`limits`] or in the configuration.
 //! * A module imports only what stands above it here: `limits`, `core`, `protocol`, `wire`, `tls`,

@@ -75,6 +75,7 @@ fn cluster_table(text: &mut String, cluster: &AdminCluster, now: Instant) {
         };
         let lag = match node.lag {
             ReplayLag::Known { bytes, .. } => format!("{bytes} B"),
+            ReplayLag::Stated { .. } => "not shown".to_owned(),
             ReplayLag::Unknown => "unknown".to_owned(),
         };
         let (staleness, lag) = match node.role {

@@ -22,6 +22,7 @@ use crate::config::{ClusterConfig, NodeConfig};
 use crate::core::causality::positions::PositionSample;
 use crate::core::freshness::PrimarySample;
 use crate::core::freshness::observer::ClusterObserver;
+use crate::core::freshness::service::STATEMENT_INTERVAL;
 use crate::core::snapshot::NodeId;
 use crate::metrics::ClusterMetrics;
 use crate::world::ClusterWorld;
@@ -104,8 +105,16 @@ struct NodeWatcher {
 /// What the last answer said, as far as the pace of probing depends on it.
 #[derive(Debug, Clone, Copy)]
 enum Pace {
-    Primary { asked_at: Instant },
-    Replica { asked_at: Instant },
+    Primary {
+        asked_at: Instant,
+    },
+    Replica {
+        asked_at: Instant,
+    },
+    /// Nothing that a session waits for makes a service renew what it states.
+    Steady {
+        asked_at: Instant,
+    },
 }
 
 impl NodeWatcher {
@@ -187,6 +196,20 @@ impl NodeWatcher {
                     asked_at: sample.sent,
                 }
             }
+            Answer::Writer(sample) => {
+                let asked_at = sample.sent;
+                self.watch
+                    .publisher
+                    .observe(|observer| observer.on_writer(self.id, sample));
+                Pace::Steady { asked_at }
+            }
+            Answer::Reader(sample) => {
+                let asked_at = sample.sent;
+                self.watch
+                    .publisher
+                    .observe(|observer| observer.on_reader(self.id, sample));
+                Pace::Steady { asked_at }
+            }
         }
     }
 
@@ -214,6 +237,7 @@ impl NodeWatcher {
         match pace {
             Pace::Primary { asked_at } => self.primary_due(asked_at).await,
             Pace::Replica { asked_at } => self.replica_due(asked_at).await,
+            Pace::Steady { asked_at } => sleep_after(asked_at, STATEMENT_INTERVAL).await,
         }
     }
 

@@ -4,6 +4,10 @@
 //! * Role and positions come from the same row, so a position is never read in the wrong role.
 //! * Every network await has a deadline; no error carries a password.
 //! * A value that is NULL or malformed is an error or `None`, never zero.
+//! * A node that refuses to show its positions is asked in its service's way, by `service`, for as long
+//!   as the connection lives.
+
+mod service;
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +21,8 @@ use super::connect::{OpenError, connect};
 use super::limits::{MONITOR_CONNECT_DEADLINE, PROBE_DEADLINE};
 use crate::backend::error::ConnectError;
 use crate::config::{ClusterConfig, NodeConfig};
-use crate::core::freshness::observer::NodeIdentity;
+use crate::core::freshness::observer::{NodeIdentity, ServerIdentity};
+use crate::core::freshness::service::{ReaderSample, WriterSample};
 use crate::core::freshness::{PrimarySample, ReplicaSample, WalGeometry};
 use crate::core::lsn::Lsn;
 
@@ -28,7 +33,8 @@ SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::int8,
        pg_size_bytes(current_setting('wal_block_size')),
        pg_size_bytes(current_setting('wal_segment_size')),
        current_setting('server_version'),
-       pg_has_role('pg_read_all_stats', 'USAGE')";
+       pg_has_role('pg_read_all_stats', 'USAGE'),
+       to_regprocedure('pg_catalog.aurora_replica_status()') IS NOT NULL";
 
 /// Role and positions.
 ///
@@ -68,10 +74,10 @@ pub enum ProbeError {
     /// The connection was lost, or the server refused.
     #[error("{}", describe(.0))]
     Postgres(#[source] tokio_postgres::Error),
-    /// The server has no WAL positions to show, as Amazon Aurora, whose replicas share their primary's
-    /// storage.
+    /// The server has no WAL positions to show, and states nothing in their place as Amazon Aurora does,
+    /// whose replicas share their primary's storage.
     #[error(
-        "it hides its WAL positions: no replica can be proved to be fresh, so pgweir cannot serve this cluster ({})",
+        "it hides its WAL positions, and has no aurora_replica_status() that could stand for them: pgweir cannot serve this cluster ({})",
         describe(.0)
     )]
     HidesPositions(#[source] tokio_postgres::Error),
@@ -103,12 +109,19 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 
 impl From<tokio_postgres::Error> for ProbeError {
     fn from(error: tokio_postgres::Error) -> Self {
-        // A function that is missing is an old server's: its own error says that better.
-        match error.code() {
-            Some(code) if *code == SqlState::FEATURE_NOT_SUPPORTED => Self::HidesPositions(error),
-            Some(_) | None => Self::Postgres(error),
+        if hides_positions(&error) {
+            Self::HidesPositions(error)
+        } else {
+            Self::Postgres(error)
         }
     }
+}
+
+/// A function that is missing is an old server's, which hides nothing.
+fn hides_positions(error: &tokio_postgres::Error) -> bool {
+    error
+        .code()
+        .is_some_and(|code| *code == SqlState::FEATURE_NOT_SUPPORTED)
 }
 
 impl From<OpenError> for ProbeError {
@@ -135,12 +148,16 @@ impl ProbeError {
 }
 
 /// What one probe found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
     /// Not in recovery.
     Primary(PrimarySample),
     /// In recovery.
     Replica(ReplicaSample, ReplicaDetail),
+    /// Not in recovery, with hidden positions.
+    Writer(WriterSample),
+    /// In recovery, with hidden positions.
+    Reader(ReaderSample),
 }
 
 /// What a replica tells beside its replay position; for display only.
@@ -176,11 +193,18 @@ pub enum ReplayState {
 #[derive(Debug)]
 pub struct ProbeConnection {
     client: Client,
-    probe: Statement,
-    identity: NodeIdentity,
+    way: Way,
+    identity: ServerIdentity,
     server_version: String,
     privilege: Privilege,
     driver: Driver,
+}
+
+/// How a node is asked.
+#[derive(Debug)]
+enum Way {
+    Positions(Statement),
+    Service(Statement),
 }
 
 /// Whether the monitor's role may read all statistics.
@@ -231,25 +255,23 @@ impl ProbeConnection {
         let (client, connection) = connect(node, &cluster.server_tls, login, deadline).await?;
         // A lost connection shows in the client, so the driver's own result says nothing more.
         let driver = Driver(tokio::spawn(async move { drop(connection.await) }));
-        let row = client.query_one(IDENTITY_SQL, &[]).await?;
-        let identity = identity(&row)?;
-        let privilege = if row.try_get(5)? {
-            Privilege::Granted
-        } else {
-            Privilege::Missing
+        let met = match meet(&client).await {
+            Ok(met) => met,
+            Err(ProbeError::HidesPositions(refusal)) => meet_service(&client, refusal).await?,
+            Err(error) => return Err(error),
         };
         Ok(Self {
-            probe: client.prepare(PROBE_SQL).await?,
-            identity,
-            server_version: row.try_get(4)?,
-            privilege,
+            way: met.way,
+            identity: met.identity,
+            server_version: met.server_version,
+            privilege: met.privilege,
             client,
             driver,
         })
     }
 
     /// What the node said of itself when the connection was made.
-    pub const fn identity(&self) -> NodeIdentity {
+    pub const fn identity(&self) -> ServerIdentity {
         self.identity
     }
 
@@ -274,11 +296,82 @@ impl ProbeConnection {
     /// The connection is not usable after this future is dropped unfinished.
     pub async fn ask(&self) -> Result<Answer, ProbeError> {
         let sent = Instant::now();
-        let row = timeout(PROBE_DEADLINE, self.client.query_one(&self.probe, &[]))
-            .await
-            .map_err(|_| ProbeError::Deadline(PROBE_DEADLINE))??;
-        answer(&row, sent, Instant::now())
+        let late = |_| ProbeError::Deadline(PROBE_DEADLINE);
+        match &self.way {
+            Way::Positions(probe) => {
+                let asking = self.client.query_one(probe, &[]);
+                let row = timeout(PROBE_DEADLINE, asking).await.map_err(late)??;
+                answer(&row, sent, Instant::now())
+            }
+            Way::Service(probe) => {
+                let asking = self.client.query(probe, &[]);
+                let rows = timeout(PROBE_DEADLINE, asking).await.map_err(late)??;
+                service::answer(&rows, sent)
+            }
+        }
     }
+}
+
+/// What is learned of a server once.
+struct Met {
+    way: Way,
+    identity: ServerIdentity,
+    server_version: String,
+    privilege: Privilege,
+}
+
+/// Learns who a server is, and that it shows its positions.
+async fn meet(client: &Client) -> Result<Met, ProbeError> {
+    let row = client.query_one(IDENTITY_SQL, &[]).await?;
+    let met = Met {
+        identity: identity(&row)?.into(),
+        server_version: row.try_get(4)?,
+        privilege: privilege(&row, 5)?,
+        way: Way::Positions(client.prepare(PROBE_SQL).await?),
+    };
+    if row.try_get(6)? {
+        // The writer of such a service may show positions, for logical decoding: its readers do not.
+        return by_service(client, met).await;
+    }
+    // Positions are refused when they are asked for, not before.
+    if let Way::Positions(probe) = &met.way {
+        client.query_one(probe, &[]).await?;
+    }
+    Ok(met)
+}
+
+/// Learns who a server is that has answered with `refusal`.
+async fn meet_service(client: &Client, refusal: tokio_postgres::Error) -> Result<Met, ProbeError> {
+    let row = client.query_one(service::IDENTITY_SQL, &[]).await?;
+    let Ok(probe) = service::prepare(client).await else {
+        return Err(ProbeError::HidesPositions(refusal));
+    };
+    Ok(Met {
+        identity: ServerIdentity::Hidden {
+            started_at_unix_micros: row.try_get(0)?,
+        },
+        server_version: row.try_get(1)?,
+        privilege: privilege(&row, 2)?,
+        way: Way::Service(probe),
+    })
+}
+
+async fn by_service(client: &Client, met: Met) -> Result<Met, ProbeError> {
+    Ok(Met {
+        identity: ServerIdentity::Hidden {
+            started_at_unix_micros: met.identity.started_at_unix_micros(),
+        },
+        way: Way::Service(service::prepare(client).await?),
+        ..met
+    })
+}
+
+fn privilege(row: &Row, column: usize) -> Result<Privilege, ProbeError> {
+    Ok(if row.try_get(column)? {
+        Privilege::Granted
+    } else {
+        Privilege::Missing
+    })
 }
 
 fn identity(row: &Row) -> Result<NodeIdentity, ProbeError> {
@@ -351,12 +444,12 @@ fn detail(row: &Row) -> Result<ReplicaDetail, ProbeError> {
 }
 
 /// One node, asked once: for `check --connect`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ProbeReport {
     /// `server_version`.
     pub server_version: String,
     /// What holds for the life of the server process.
-    pub identity: NodeIdentity,
+    pub identity: ServerIdentity,
     /// Role, timeline and positions.
     pub answer: Answer,
     /// Privileges the monitor's role lacks, by the name of the predefined role to grant.
@@ -368,7 +461,7 @@ impl ProbeReport {
     /// answers of different instants: good for display, never for routing.
     pub fn lag_bytes(&self, primary: &PrimarySample) -> Option<u64> {
         match &self.answer {
-            Answer::Primary(_) => None,
+            Answer::Primary(_) | Answer::Writer(_) | Answer::Reader(_) => None,
             Answer::Replica(sample, _) => Some(primary.flush.bytes_ahead_of(sample.replay)),
         }
     }

@@ -18,7 +18,7 @@ fn log_role(cluster: &str, old: &NodeState, new: &NodeState) {
         return;
     }
     let node = &*new.name;
-    let timeline = new.incarnation.map(|incarnation| incarnation.timeline);
+    let timeline = new.incarnation.and_then(|incarnation| incarnation.timeline);
     match new.role {
         NodeRole::Unknown => {
             tracing::warn!(cluster, node, was = old.role.as_str(), "node unreachable");
@@ -56,7 +56,7 @@ fn log_eligibility(cluster: &str, old: &NodeState, new: &NodeState) {
 
 fn log_primary(cluster: &str, after: &RoutingSnapshot) {
     if let Some(primary) = after.primary.and_then(|id| after.node(id)) {
-        let timeline = primary.incarnation.map(|incarnation| incarnation.timeline);
+        let timeline = primary.incarnation.and_then(|life| life.timeline);
         tracing::info!(cluster, node = &*primary.name, timeline, "primary found");
     } else {
         let of_primary = |node: &&NodeState| node.role == NodeRole::Primary;

@@ -24,7 +24,7 @@ impl Belief {
     pub fn of(node: &NodeState, chosen: Option<Incarnation>) -> Option<Self> {
         let life = node.incarnation.filter(|life| Some(*life) == chosen)?;
         match node.lag {
-            ReplayLag::Unknown => None,
+            ReplayLag::Unknown | ReplayLag::Stated { .. } => None,
             ReplayLag::Known { replay, .. } => Some(Self {
                 started_at_unix_micros: life.started_at_unix_micros,
                 replay,

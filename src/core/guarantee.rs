@@ -9,7 +9,7 @@
 use std::time::{Duration, Instant};
 
 use super::policy::{ConsistencyPolicy, ReadAfterWrite};
-use super::snapshot::{Incarnation, NodeId, NodeRole};
+use super::snapshot::{Evidence, Incarnation, NodeId, NodeRole};
 use super::statement::Consistency;
 
 /// What a read must see, as instants on the proxy's own clock.
@@ -26,6 +26,8 @@ pub struct Floor {
     pub home: Option<(NodeId, Incarnation)>,
     /// Window mode: only the primary may serve before this instant.
     pub primary_until: Option<Instant>,
+    /// What counts for the freshness of a replica.
+    pub evidence: Evidence,
 }
 
 impl Floor {
@@ -47,6 +49,10 @@ impl Floor {
     pub fn and(self, other: Self) -> Self {
         let everywhere = self.everywhere.max(other.everywhere);
         let primary_until = self.primary_until.max(other.primary_until);
+        let evidence = match (self.evidence, other.evidence) {
+            (Evidence::Stated, Evidence::Stated) => Evidence::Stated,
+            (Evidence::Proved, _) | (_, Evidence::Proved) => Evidence::Proved,
+        };
         let (everywhere, elsewhere, home) = match (self.home, other.home) {
             (Some(one), Some(two)) if one != two => {
                 (everywhere.max(self.elsewhere), other.elsewhere, other.home)
@@ -58,6 +64,7 @@ impl Floor {
             elsewhere,
             home,
             primary_until,
+            evidence,
         }
     }
 }
@@ -180,6 +187,7 @@ impl SessionGuarantee {
         match mode {
             Consistency::Eventual => Floor {
                 everywhere: bounded,
+                evidence: evidence(policy.read_after_write, bounded),
                 ..Floor::default()
             },
             Consistency::Session => self.session_floor(policy.read_after_write, bounded),
@@ -201,7 +209,17 @@ impl SessionGuarantee {
             elsewhere: self.home.map(|home| home.read_at),
             home: self.home.map(|home| (home.node, home.incarnation)),
             primary_until,
+            evidence: evidence(guard, bounded.max(own_writes)),
         }
+    }
+}
+
+/// Who guards writes by time has chosen to rely on the time that replicas are said to be behind. A bound
+/// of staleness, and a write that only its position can tell of, need a proof.
+const fn evidence(guard: ReadAfterWrite, to_prove: Option<Instant>) -> Evidence {
+    match (guard, to_prove) {
+        (ReadAfterWrite::Window(_), None) => Evidence::Stated,
+        (ReadAfterWrite::Window(_), Some(_)) | (ReadAfterWrite::Position, _) => Evidence::Proved,
     }
 }
 

@@ -77,24 +77,29 @@ impl RotationBounds {
     /// Whether a reachable replica on the primary's timeline may serve reads, given whether it
     /// `was` allowed to before.
     pub fn judge(self, was: Eligibility, lag: ReplayLag, now: Instant) -> Eligibility {
-        let ReplayLag::Known {
-            bytes,
-            fresh_as_of,
-            measured_at,
-            ..
-        } = lag
-        else {
-            return Eligibility::Unmeasured;
+        let (bytes, fresh_as_of, measured_at) = match lag {
+            ReplayLag::Unknown => return Eligibility::Unmeasured,
+            ReplayLag::Known {
+                bytes,
+                fresh_as_of,
+                measured_at,
+                ..
+            } => (Some(bytes), fresh_as_of, measured_at),
+            ReplayLag::Stated {
+                fresh_as_of,
+                measured_at,
+            } => (None, fresh_as_of, measured_at),
         };
         if now.saturating_duration_since(measured_at) > SAMPLE_EXPIRY {
             return Eligibility::Unmeasured;
         }
         let staleness = now.saturating_duration_since(fresh_as_of);
-        if staleness > self.max_staleness || bytes > self.max_lag_bytes {
+        if staleness > self.max_staleness || bytes.is_some_and(|bytes| bytes > self.max_lag_bytes) {
             return Eligibility::Lagging;
         }
-        let well_within = staleness <= self.max_staleness / 2 && bytes <= self.max_lag_bytes / 2;
-        if was == Eligibility::Lagging && !well_within && bytes > 0 {
+        let well_within = staleness <= self.max_staleness / 2
+            && bytes.is_none_or(|bytes| bytes <= self.max_lag_bytes / 2);
+        if was == Eligibility::Lagging && !well_within && bytes != Some(0) {
             return Eligibility::Lagging;
         }
         Eligibility::Eligible
@@ -144,6 +149,28 @@ mod tests {
         ] {
             let judged = BOUNDS.judge(was, lag(now, staleness, bytes), now);
             assert_eq!(judged, expected, "{was:?} {staleness:?} {bytes}");
+        }
+    }
+
+    #[test]
+    fn a_replica_whose_staleness_is_stated_leaves_over_the_bound_and_returns_well_below_it() {
+        use Eligibility::{Eligible, Lagging, Unmeasured};
+        let now = Instant::now();
+        for (was, staleness, age, expected) in [
+            (Eligible, 10_000, 0, Eligible),
+            (Eligible, 10_001, 0, Lagging),
+            (Lagging, 5001, 0, Lagging),
+            (Lagging, 5000, 0, Eligible),
+            (Unmeasured, 9000, 0, Eligible),
+            (Eligible, 0, 1001, Unmeasured),
+        ] {
+            let ms = Duration::from_millis;
+            let stated = ReplayLag::Stated {
+                fresh_as_of: now - ms(staleness),
+                measured_at: now - ms(age),
+            };
+            let judged = BOUNDS.judge(was, stated, now);
+            assert_eq!(judged, expected, "{was:?} {staleness} {age}");
         }
     }
 

@@ -72,6 +72,12 @@ pub struct ConsistencyPolicy {
 }
 
 impl ConsistencyPolicy {
+    /// Whether reads of a session without wishes of its own may rely on what a service states of its
+    /// replicas' freshness, without a proof: the guard of writes is a time, and no bound is promised.
+    pub const fn relies_on_statements(&self) -> bool {
+        matches!(self.read_after_write, ReadAfterWrite::Window(_)) && self.max_staleness.is_none()
+    }
+
     /// How many connections of a primary's pool with `size` places such reads may take at once: at
     /// least one unless the share is nothing; `None` if there is no limit.
     pub fn spill_places(&self, size: usize) -> Option<usize> {

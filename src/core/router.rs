@@ -3,19 +3,25 @@
 //! Invariants:
 //! * A replica serves a read only if it is in rotation now (a snapshot ages: staleness is judged at
 //!   the instant of the decision) and fresh as of the read's floor.
-//! * What is not measured, or measured too long ago, is never fresh.
+//! * What is not measured, or measured too long ago, is never fresh; what is only stated is never
+//!   fresh for a read that needs a proof.
 //! * Every decision carries its reason; the same input gives the same decision.
 
 mod forecast;
+mod reason;
 
 use std::time::{Duration, Instant};
 
+use super::freshness::service::STATEMENT_INTERVAL;
 use super::guarantee::Floor;
 use super::policy::{Balance, ConsistencyPolicy, OnNoReplica, RoutingPolicy};
-use super::snapshot::{Eligibility, NodeId, NodeRole, NodeState, ReplayLag, RoutingSnapshot};
+use super::snapshot::{
+    Eligibility, Evidence, NodeId, NodeRole, NodeState, ReplayLag, RoutingSnapshot,
+};
 use crate::limits::SAMPLE_EXPIRY;
 
 pub use forecast::{Forecast, Standing, expected_wait, forecast, standing};
+pub use reason::RouteReason;
 
 /// What is asked of the router.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -84,87 +90,6 @@ impl NodeSet {
     }
 }
 
-/// Why a statement went where it went: a label of `pgweir_queries_total`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum RouteReason {
-    /// A replica is fresh enough.
-    Fresh,
-    /// A replica became fresh enough while the read waited.
-    Waited,
-    /// `on_no_replica: stale` let a replica serve that is not fresh enough.
-    Stale,
-    /// The statement is not a proved read.
-    Write,
-    /// The text was not understood.
-    NotUnderstood,
-    /// Inside a read-write transaction block.
-    Transaction,
-    /// Inside a read-only transaction block on a replica.
-    ReadOnlyTransaction,
-    /// The session is pinned to its connection.
-    Pinned,
-    /// The session's mode is `primary`, or a comment asks for the primary.
-    Requested,
-    /// No replica is configured or none is reachable.
-    NoReplica,
-    /// No replica is within `routing.max_staleness` and `routing.max_lag`.
-    Lagging,
-    /// Replicas are in rotation, but none has what this session must see.
-    NotFresh,
-    /// Inside the read-after-write window of `read_after_write: window`.
-    Window,
-    /// A replica refused the statement, so the primary runs it.
-    Misrouted,
-    /// A replica cancelled the statement or was lost, so another node runs it.
-    Retried,
-    /// Answered by pgweir itself.
-    Proxy,
-}
-
-impl RouteReason {
-    /// Every reason, for building metric tables.
-    pub const ALL: [Self; 16] = [
-        Self::Fresh,
-        Self::Waited,
-        Self::Stale,
-        Self::Write,
-        Self::NotUnderstood,
-        Self::Transaction,
-        Self::ReadOnlyTransaction,
-        Self::Pinned,
-        Self::Requested,
-        Self::NoReplica,
-        Self::Lagging,
-        Self::NotFresh,
-        Self::Window,
-        Self::Misrouted,
-        Self::Retried,
-        Self::Proxy,
-    ];
-
-    /// The metric label and log value.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Fresh => "fresh",
-            Self::Waited => "waited",
-            Self::Stale => "stale",
-            Self::Write => "write",
-            Self::NotUnderstood => "not_understood",
-            Self::Transaction => "transaction",
-            Self::ReadOnlyTransaction => "read_only_transaction",
-            Self::Pinned => "pinned",
-            Self::Requested => "requested",
-            Self::NoReplica => "no_replica",
-            Self::Lagging => "lagging",
-            Self::NotFresh => "not_fresh",
-            Self::Window => "window",
-            Self::Misrouted => "misrouted",
-            Self::Retried => "retried",
-            Self::Proxy => "proxy",
-        }
-    }
-}
-
 /// A decision in favour of one node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Route {
@@ -218,7 +143,10 @@ impl Decision {
         match self {
             Self::Go(route) => matches!(
                 route.reason,
-                RouteReason::NotFresh | RouteReason::Lagging | RouteReason::NoReplica
+                RouteReason::NotFresh
+                    | RouteReason::Unproved
+                    | RouteReason::Lagging
+                    | RouteReason::NoReplica
             ),
             Self::Wait { .. } | Self::Refuse(_) => false,
         }
@@ -312,7 +240,7 @@ fn displaced(
     patience: Patience,
 ) -> Decision {
     match request.spill {
-        Spill::Room => primary(request, world, cause(rotation, world)),
+        Spill::Room => primary(request, world, cause(rotation, request, world)),
         Spill::Full => wait_on(rotation, request, world, patience),
     }
 }
@@ -338,7 +266,20 @@ fn serves(node: &NodeState, request: &RouteRequest, world: &RouteWorld<'_>) -> b
                 && age(fresh_as_of, world.now) <= world.routing.max_staleness
                 && age(measured_at, world.now) <= SAMPLE_EXPIRY
         }
+        ReplayLag::Stated {
+            fresh_as_of,
+            measured_at,
+        } => {
+            !lacks_proof(node, request)
+                && age(fresh_as_of, world.now) <= world.routing.max_staleness
+                && age(measured_at, world.now) <= SAMPLE_EXPIRY
+        }
     }
+}
+
+/// Whether `request` needs a proof of the node's freshness, which is only stated.
+fn lacks_proof(node: &NodeState, request: &RouteRequest) -> bool {
+    request.floor.evidence == Evidence::Proved && matches!(node.lag, ReplayLag::Stated { .. })
 }
 
 fn age(at: Instant, now: Instant) -> Duration {
@@ -348,7 +289,10 @@ fn age(at: Instant, now: Instant) -> Duration {
 fn has_floor(node: &NodeState, floor: &Floor) -> bool {
     match floor.bound_for(node.id, node.incarnation) {
         None => true,
-        Some(bound) => node.lag.fresh_as_of().is_some_and(|fresh| fresh >= bound),
+        Some(bound) => {
+            let fresh = node.lag.fresh_as_of(floor.evidence);
+            fresh.is_some_and(|fresh| fresh >= bound)
+        }
     }
 }
 
@@ -397,14 +341,25 @@ fn deadline(patience: Patience, wait: Duration) -> Option<Instant> {
 fn behind(node: &NodeState) -> Duration {
     match node.lag {
         ReplayLag::Unknown => Duration::MAX,
+        // What is stated moves only when the service is asked again.
+        ReplayLag::Stated {
+            fresh_as_of,
+            measured_at,
+        } => age(fresh_as_of, measured_at).saturating_add(STATEMENT_INTERVAL),
         ReplayLag::Known { behind, .. } => behind,
     }
 }
 
 /// Why no replica may serve the read.
-fn cause(rotation: NodeSet, world: &RouteWorld<'_>) -> RouteReason {
+fn cause(rotation: NodeSet, request: &RouteRequest, world: &RouteWorld<'_>) -> RouteReason {
     if !rotation.is_empty() {
         return RouteReason::NotFresh;
+    }
+    let nodes = world.snapshot.nodes.iter();
+    let mut eligible =
+        nodes.filter(|node| node.weight > 0 && node.eligibility == Eligibility::Eligible);
+    if eligible.any(|node| lacks_proof(node, request)) {
+        return RouteReason::Unproved;
     }
     // A replica may be within the bound in the snapshot and beyond it now, or for this user.
     let lagging = world.snapshot.nodes.iter().any(|node| {

@@ -43,8 +43,8 @@ impl NodeRole {
 pub struct Incarnation {
     /// `pg_postmaster_start_time()` in microseconds since the Unix epoch, on the node's own clock.
     pub started_at_unix_micros: i64,
-    /// The timeline the node was on.
-    pub timeline: u32,
+    /// The timeline the node was on; `None` where a service does not show it.
+    pub timeline: Option<u32>,
     /// How many times the monitor had connected to the node. A backend that crashes makes a replica
     /// recover again, from an older state, under the same start time; it also ends the monitor's
     /// connection.
@@ -101,22 +101,42 @@ pub enum ReplayLag {
         /// When the replica was asked.
         measured_at: Instant,
     },
+    /// Not measured, but stated by the service that runs the node: no proof, see [`Evidence`].
+    Stated {
+        /// Everything acknowledged before this instant is visible on the replica, it says.
+        fresh_as_of: Instant,
+        /// When the service was asked, or the replica whether it lives, whichever was earlier.
+        measured_at: Instant,
+    },
+}
+
+/// What a read takes for the freshness of a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Evidence {
+    /// Only what pgweir has proved by WAL positions.
+    #[default]
+    Proved,
+    /// Also what a service states that hides its positions.
+    Stated,
 }
 
 impl ReplayLag {
-    /// An upper bound of the staleness at `now`; `None` when unknown.
+    /// An upper bound of the staleness at `now`, as far as it is proved or stated; `None` when unknown.
     pub fn staleness(self, now: Instant) -> Option<Duration> {
         match self {
             Self::Unknown => None,
-            Self::Known { fresh_as_of, .. } => Some(now.saturating_duration_since(fresh_as_of)),
+            Self::Known { fresh_as_of, .. } | Self::Stated { fresh_as_of, .. } => {
+                Some(now.saturating_duration_since(fresh_as_of))
+            }
         }
     }
 
-    /// The instant as of which the replica is fresh; `None` when unknown.
-    pub const fn fresh_as_of(self) -> Option<Instant> {
-        match self {
-            Self::Unknown => None,
-            Self::Known { fresh_as_of, .. } => Some(fresh_as_of),
+    /// The instant as of which the replica is fresh by this evidence; `None` without it.
+    pub const fn fresh_as_of(self, evidence: Evidence) -> Option<Instant> {
+        match (self, evidence) {
+            (Self::Unknown, _) | (Self::Stated { .. }, Evidence::Proved) => None,
+            (Self::Known { fresh_as_of, .. }, _)
+            | (Self::Stated { fresh_as_of, .. }, Evidence::Stated) => Some(fresh_as_of),
         }
     }
 }

@@ -122,7 +122,7 @@ impl Scrape {
     }
 
     fn measured(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let help = "upper bound of a replica's staleness; absent while it is unknown";
+        let help = "upper bound of a replica's staleness, proved or stated by its service; absent while it is unknown";
         let name = "replica_staleness_seconds";
         let mut staleness = family(encoder, name, help, MetricType::Gauge)?;
         for (labels, state) in self.states() {
@@ -169,7 +169,9 @@ impl Scrape {
         let help = "the timeline the node was on when it was measured";
         let mut timelines = family(encoder, "node_timeline", help, MetricType::Gauge)?;
         for (labels, life) in lives() {
-            gauge(&mut timelines, &labels, i64::from(life.timeline))?;
+            if let Some(timeline) = life.timeline {
+                gauge(&mut timelines, &labels, i64::from(timeline))?;
+            }
         }
         let help = "when the node's server was started, by its own clock";
         let name = "node_start_time_seconds";

@@ -182,7 +182,7 @@ impl Proxy {
 
     fn primary_timeline(&self) -> Option<u32> {
         let primary = self.snapshot.node(self.snapshot.primary?)?;
-        Some(primary.incarnation?.timeline)
+        primary.incarnation?.timeline
     }
 
     fn seen_replay(&mut self, node: usize, replay: u64, received: u64) -> u64 {

@@ -1,5 +1,7 @@
 //! `pgweir check --connect`: what each node says of itself.
 
+mod service;
+
 use std::error::Error;
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -40,7 +42,8 @@ pub(super) fn run(config: &Config, streams: &mut Streams<'_>) -> io::Result<Exit
             writeln!(streams.err, "cluster {}: auth.query: {why}", cluster.name)?;
             status = ExitStatus::Failure;
         }
-        if let Some(why) = fault(&outcomes) {
+        let why = fault(&outcomes).or_else(|| service::fault(cluster, &outcomes));
+        if let Some(why) = why {
             writeln!(streams.err, "cluster {}: {why}", cluster.name)?;
             status = ExitStatus::Failure;
         }
@@ -97,7 +100,7 @@ fn primaries(outcomes: &[Outcome]) -> impl Iterator<Item = &PrimarySample> {
         .iter()
         .filter_map(|outcome| match &outcome.as_ref().ok()?.answer {
             Answer::Primary(sample) => Some(sample),
-            Answer::Replica(..) => None,
+            Answer::Replica(..) | Answer::Writer(_) | Answer::Reader(_) => None,
         })
 }
 
@@ -106,12 +109,13 @@ fn fault(outcomes: &[Outcome]) -> Option<String> {
     let unreached = outcomes.iter().filter(|outcome| outcome.is_err()).count();
     let mut systems = outcomes
         .iter()
-        .filter_map(|outcome| Some(outcome.as_ref().ok()?.identity.system_identifier));
+        .filter_map(|outcome| Some(outcome.as_ref().ok()?.identity.shown()?.system_identifier));
     let first = systems.next();
     if systems.any(|system| Some(system) != first) {
         return Some("its nodes are not copies of one another (system_identifier)".to_owned());
     }
-    match (primaries(outcomes).count(), unreached) {
+    let count = primaries(outcomes).count() + service::writers(outcomes).count();
+    match (count, unreached) {
         (1, 0) => None,
         (1, _) => Some(format!(
             "{unreached} of {} nodes do not answer",
@@ -131,7 +135,8 @@ fn table(nodes: &[NodeConfig], outcomes: &[Outcome], out: &mut dyn Write) -> io:
     let mut found = primaries(outcomes);
     let primary = found.next().filter(|_| found.next().is_none());
     for (node, outcome) in nodes.iter().zip(outcomes) {
-        rows.push(row(node, outcome, primary));
+        let stated = service::cell(outcome, outcomes);
+        rows.push(row(node, outcome, (primary, stated)));
     }
     let width = |place: usize| {
         let cells = rows.iter().filter_map(|row| row.get(place));
@@ -148,7 +153,11 @@ fn table(nodes: &[NodeConfig], outcomes: &[Outcome], out: &mut dyn Write) -> io:
     Ok(())
 }
 
-fn row(node: &NodeConfig, outcome: &Outcome, primary: Option<&PrimarySample>) -> [String; 7] {
+fn row(
+    node: &NodeConfig,
+    outcome: &Outcome,
+    (primary, stated): (Option<&PrimarySample>, Option<String>),
+) -> [String; 7] {
     let dash = || "-".to_owned();
     let address = format!("{}:{}", node.host, node.port);
     let report = match outcome {
@@ -169,6 +178,8 @@ fn row(node: &NodeConfig, outcome: &Outcome, primary: Option<&PrimarySample>) ->
     let (role, timeline) = match &report.answer {
         Answer::Primary(sample) => ("primary", Some(sample.timeline)),
         Answer::Replica(sample, _) => ("replica", sample.timeline),
+        Answer::Writer(_) => ("primary", None),
+        Answer::Reader(_) => ("replica", None),
     };
     let lag = primary.and_then(|primary| report.lag_bytes(primary));
     let missing = &report.missing_privileges;
@@ -177,7 +188,9 @@ fn row(node: &NodeConfig, outcome: &Outcome, primary: Option<&PrimarySample>) ->
         address,
         role.to_owned(),
         timeline.map_or_else(dash, |timeline| timeline.to_string()),
-        lag.map_or_else(dash, |bytes| format!("{bytes} B")),
+        lag.map(|bytes| format!("{bytes} B"))
+            .or(stated)
+            .unwrap_or_else(dash),
         if missing.is_empty() {
             dash()
         } else {
@@ -214,7 +227,8 @@ mod tests {
                 started_at_unix_micros: 1,
                 system_identifier: 1,
                 geometry: WalGeometry::new(8192, 16 << 20).unwrap(),
-            },
+            }
+            .into(),
             answer,
             missing_privileges,
         }
@@ -271,7 +285,11 @@ mod tests {
         let ok = |answer| Ok(report(answer, vec![]));
         let lost = || Err("lost".to_owned());
         let mut stranger = report(replica(1), vec![]);
-        stranger.identity.system_identifier = 2;
+        stranger.identity = NodeIdentity {
+            system_identifier: 2,
+            ..stranger.identity.shown().unwrap()
+        }
+        .into();
         for (outcomes, expected) in [
             (vec![ok(primary()), ok(replica(1))], None),
             (vec![ok(replica(1))], Some("no node is a primary")),

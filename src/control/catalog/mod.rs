@@ -19,7 +19,7 @@ use crate::backend::error::ConnectError;
 use crate::config::ClusterConfig;
 use crate::control::connect::{OpenError, connect};
 use crate::core::catalog::Catalog;
-use crate::core::snapshot::{Eligibility, Incarnation, NodeId, NodeRole, NodeState};
+use crate::core::snapshot::{Eligibility, Evidence, Incarnation, NodeId, NodeRole, NodeState};
 use crate::world::{ClusterWorld, DatabaseCatalog};
 
 use rows::{Prepared, Reading, Remembered};
@@ -318,13 +318,16 @@ impl Keeper {
     }
 }
 
-/// Whether the node is a replica that reads may be sent to.
+/// Whether the node is a replica that reads may be sent to which need a proof.
 fn may_serve(node: &NodeState) -> bool {
-    node.role == NodeRole::Replica && node.eligibility == Eligibility::Eligible && node.weight > 0
+    node.role == NodeRole::Replica
+        && node.eligibility == Eligibility::Eligible
+        && node.weight > 0
+        && node.lag.fresh_as_of(Evidence::Proved).is_some()
 }
 
 fn is_fresh(node: &NodeState, floor: Instant) -> bool {
-    let fresh_as_of = node.lag.fresh_as_of();
+    let fresh_as_of = node.lag.fresh_as_of(Evidence::Proved);
     may_serve(node) && node.incarnation.is_some() && fresh_as_of.is_some_and(|at| at >= floor)
 }
 

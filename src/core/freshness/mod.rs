@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use super::lsn::Lsn;
 
 pub mod observer;
+pub mod service;
 
 /// How many positions of the primary are remembered; older ones are thinned out beyond that. At one
 /// sample a millisecond the newest two seconds are exact.

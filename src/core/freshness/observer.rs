@@ -7,17 +7,26 @@
 //! * A lost connection forgets all that was proved about a node; another start of its server, also
 //!   its role.
 //! * A node of another database system, or on another timeline than the highest, serves no reads.
+//! * Nodes that hide their positions are measured by their service's word ([`super::service`]), which
+//!   proves nothing.
 //! * It must not look at a clock: instants come with the answers.
+
+mod identity;
+mod service;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{PrimarySample, PrimaryTimeline, ReplicaFreshness, ReplicaSample, WalGeometry};
+use super::service::{ReaderLife, WriterSample};
+use super::{PrimarySample, PrimaryTimeline, ReplicaFreshness, ReplicaSample};
 use crate::core::causality::positions::SystemPosition;
 use crate::core::health::{Reachability, RotationBounds};
 use crate::core::snapshot::{
     Eligibility, Incarnation, NodeId, NodeRole, NodeState, ReplayLag, RoutingSnapshot,
 };
+
+pub use identity::{NodeIdentity, ServerIdentity};
+use service::stated_lag;
 
 /// What is configured of one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,17 +37,6 @@ pub struct NodeEntry {
     pub weight: u32,
     /// Its zone.
     pub zone: Option<Arc<str>>,
-}
-
-/// What a node tells of itself when the monitor connects; it holds for that connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NodeIdentity {
-    /// `pg_postmaster_start_time()` in microseconds since the Unix epoch.
-    pub started_at_unix_micros: i64,
-    /// `pg_control_system().system_identifier`.
-    pub system_identifier: i64,
-    /// The sizes of its pages and segments.
-    pub geometry: WalGeometry,
 }
 
 /// Builds snapshots from answers.
@@ -52,6 +50,8 @@ pub struct ClusterObserver {
     primary: Option<NodeId>,
     /// The positions of the last elected primary.
     history: Option<PrimaryHistory>,
+    /// What the last elected primary told of the readers of its service.
+    statement: Option<WriterSample>,
     generation: u64,
 }
 
@@ -69,7 +69,7 @@ struct Observed {
     entry: NodeEntry,
     /// How many times the monitor has connected.
     connection: u32,
-    identity: Option<NodeIdentity>,
+    identity: Option<ServerIdentity>,
     /// The highest timeline that it was seen on as a node of this system.
     highest_timeline: u32,
     reachability: Reachability,
@@ -92,25 +92,33 @@ enum Face {
     Unknown,
     Primary(PrimarySample),
     Replica(ReplicaFreshness),
+    /// Out of recovery, with hidden positions.
+    Writer,
+    /// In recovery, with hidden positions; `None` while nothing is known of this life.
+    Reader(Option<ReaderLife>),
 }
 
 impl Observed {
     fn system(&self) -> Option<i64> {
-        self.identity.map(|identity| identity.system_identifier)
+        Some(self.identity?.shown()?.system_identifier)
     }
 
     fn timeline(&self) -> Option<u32> {
         match &self.face {
-            Face::Unknown => None,
+            Face::Unknown | Face::Writer | Face::Reader(_) => None,
             Face::Primary(sample) => Some(sample.timeline),
             Face::Replica(freshness) => freshness.sample().and_then(|sample| sample.timeline),
         }
     }
 
     fn incarnation(&self) -> Option<Incarnation> {
+        let timeline = match &self.face {
+            Face::Writer | Face::Reader(_) => None,
+            Face::Unknown | Face::Primary(_) | Face::Replica(_) => Some(self.timeline()?),
+        };
         Some(Incarnation {
-            started_at_unix_micros: self.identity?.started_at_unix_micros,
-            timeline: self.timeline()?,
+            started_at_unix_micros: self.identity?.started_at_unix_micros(),
+            timeline,
             connection: self.connection,
         })
     }
@@ -120,8 +128,8 @@ impl Observed {
             (Reachability::NotAsked | Reachability::Unreachable, _) | (_, Face::Unknown) => {
                 NodeRole::Unknown
             }
-            (_, Face::Primary(_)) => NodeRole::Primary,
-            (_, Face::Replica(_)) => NodeRole::Replica,
+            (_, Face::Primary(_) | Face::Writer) => NodeRole::Primary,
+            (_, Face::Replica(_) | Face::Reader(_)) => NodeRole::Replica,
         }
     }
 }
@@ -144,22 +152,24 @@ impl ClusterObserver {
             highest_timeline: 0,
             primary: None,
             history: None,
+            statement: None,
             generation: 0,
         }
     }
 
     /// The monitor has a new connection to `node`: what an earlier one proved of a replica is
     /// forgotten. A server that was started again may have another role than before.
-    pub fn on_connected(&mut self, node: NodeId, identity: NodeIdentity) {
+    pub fn on_connected(&mut self, node: NodeId, identity: impl Into<ServerIdentity>) {
+        let identity = identity.into();
         if let Some(observed) = self.nodes.get_mut(node.index()) {
             observed.connection = observed.connection.wrapping_add(1);
-            if observed.system() != Some(identity.system_identifier) {
+            if observed.system() != identity.shown().map(|shown| shown.system_identifier) {
                 observed.highest_timeline = 0;
             }
-            let same_start = observed
-                .identity
-                .is_some_and(|old| old.started_at_unix_micros == identity.started_at_unix_micros);
-            if matches!(observed.face, Face::Primary(_)) && !same_start {
+            let same_start = observed.identity.is_some_and(|old| {
+                old.started_at_unix_micros() == identity.started_at_unix_micros()
+            });
+            if matches!(observed.face, Face::Primary(_) | Face::Writer) && !same_start {
                 observed.face = Face::Unknown;
             }
             forget_freshness(observed);
@@ -212,7 +222,9 @@ impl ClusterObserver {
         observed.reachability = observed.reachability.answered();
         let mut freshness = match observed.face {
             Face::Replica(freshness) => freshness,
-            Face::Unknown | Face::Primary(_) => ReplicaFreshness::Unknown,
+            Face::Unknown | Face::Primary(_) | Face::Writer | Face::Reader(_) => {
+                ReplicaFreshness::Unknown
+            }
         };
         freshness.measure(sample);
         observed.face = Face::Replica(freshness);
@@ -225,7 +237,7 @@ impl ClusterObserver {
     pub fn fresh_as_of(&self, node: NodeId) -> Option<Instant> {
         match &self.nodes.get(node.index())?.face {
             Face::Replica(freshness) => freshness.fresh_as_of(),
-            Face::Unknown | Face::Primary(_) => None,
+            Face::Unknown | Face::Primary(_) | Face::Writer | Face::Reader(_) => None,
         }
     }
 
@@ -233,6 +245,7 @@ impl ClusterObserver {
     pub fn position(&self, node: NodeId, sample: &PrimarySample) -> Option<SystemPosition> {
         let observed = self.nodes.get(node.index())?;
         let identity = observed.identity.filter(|_| self.primary == Some(node))?;
+        let identity = identity.shown()?;
         Some(SystemPosition {
             system: identity.system_identifier,
             timeline: sample.timeline,
@@ -293,6 +306,9 @@ impl ClusterObserver {
         }
         let known_system = self.known_system();
         let mut claims = self.nodes.iter().enumerate().filter(|(_, observed)| {
+            if observed.claims_as_writer() {
+                return known_system.is_none();
+            }
             observed.role() == NodeRole::Primary
                 && observed.system().is_some_and(|system| {
                     known_system.is_none_or(|known| known == system)
@@ -309,7 +325,7 @@ impl ClusterObserver {
         let Some((observed, identity)) = self
             .nodes
             .get(node.index())
-            .and_then(|observed| Some((observed, observed.identity?)))
+            .and_then(|observed| Some((observed, observed.identity?.shown()?)))
         else {
             return;
         };
@@ -342,9 +358,7 @@ impl ClusterObserver {
         else {
             return;
         };
-        let same_system = observed
-            .identity
-            .is_some_and(|identity| identity.system_identifier == history.system_identifier);
+        let same_system = observed.system() == Some(history.system_identifier);
         if let (true, Face::Replica(freshness)) = (same_system, &mut observed.face) {
             freshness.prove(&history.positions);
         }
@@ -360,7 +374,12 @@ impl ClusterObserver {
         let mut nodes = Vec::with_capacity(self.nodes.len());
         for (index, observed) in self.nodes.iter_mut().enumerate() {
             let Some(id) = node_id(index) else { continue };
-            let lag = lag_of(observed, self.history.as_ref());
+            let lag = match &observed.face {
+                Face::Reader(known) => stated_lag(known.as_ref(), self.statement.as_ref()),
+                Face::Unknown | Face::Primary(_) | Face::Replica(_) | Face::Writer => {
+                    lag_of(observed, self.history.as_ref())
+                }
+            };
             observed.eligibility = eligibility(observed, (lag, self.bounds), line, now);
             nodes.push(NodeState {
                 id,
@@ -386,8 +405,10 @@ fn node_id(index: usize) -> Option<NodeId> {
 }
 
 fn forget_freshness(observed: &mut Observed) {
-    if let Face::Replica(freshness) = &mut observed.face {
-        *freshness = ReplicaFreshness::Unknown;
+    match &mut observed.face {
+        Face::Replica(freshness) => *freshness = ReplicaFreshness::Unknown,
+        Face::Reader(life) => *life = None,
+        Face::Unknown | Face::Primary(_) | Face::Writer => {}
     }
 }
 
@@ -438,9 +459,10 @@ fn eligibility(
         NodeRole::Replica => {}
     }
     let foreign = line.is_some_and(|line| {
-        observed
-            .system()
-            .is_some_and(|system| system != line.system)
+        matches!(observed.face, Face::Reader(_))
+            || observed
+                .system()
+                .is_some_and(|system| system != line.system)
             || observed
                 .timeline()
                 .is_some_and(|timeline| timeline != line.timeline)

@@ -10,7 +10,7 @@ const A: NodeId = NodeId(1);
 const B: NodeId = NodeId(2);
 const LIFE: Incarnation = Incarnation {
     started_at_unix_micros: 1,
-    timeline: 1,
+    timeline: Some(1),
     connection: 1,
 };
 
@@ -196,4 +196,40 @@ fn latest_covers_what_the_session_did_after_the_read_had_arrived() {
     assert_eq!(latest(&reader), Some(later));
     reader.on_read_completed(NodeId(0), NodeRole::Primary, None, later);
     assert_eq!(latest(&reader), Some(later));
+}
+
+#[test]
+fn only_a_window_without_a_bound_relies_on_what_a_service_states() {
+    let now = Instant::now();
+    let window = ReadAfterWrite::Window(Duration::from_secs(15));
+    let endless = ReadAfterWrite::Window(Duration::MAX);
+    let bound = Some(Duration::from_secs(1));
+    let mut bounded = policy(window);
+    bounded.max_staleness = bound;
+    let mut wrote = SessionGuarantee::new();
+    wrote.on_write_acknowledged(now);
+    wrote.on_seen(now);
+    let evidence = |policy, mode, bound| wrote.floor(&policy, mode, bound, now).evidence;
+    for mode in [Consistency::Session, Consistency::Eventual] {
+        assert_eq!(evidence(policy(window), mode, None), Evidence::Stated);
+        for (what, policy, bound) in [
+            ("a bound of the session", policy(window), bound),
+            ("a bound of the policy", bounded, None),
+            ("by position", policy(ReadAfterWrite::Position), None),
+        ] {
+            let found = evidence(policy, mode, bound);
+            assert_eq!(found, Evidence::Proved, "{mode:?}: {what}");
+        }
+    }
+    for (guard, mode) in [
+        (window, Consistency::Latest),
+        (window, Consistency::Primary),
+        (endless, Consistency::Session),
+    ] {
+        let found = evidence(policy(guard), mode, None);
+        assert_eq!(found, Evidence::Proved, "{guard:?} {mode:?}");
+    }
+    let stated = wrote.floor(&policy(window), Consistency::Session, None, now);
+    assert_eq!(stated.and(Floor::default()).evidence, Evidence::Proved);
+    assert_eq!(stated.and(stated).evidence, Evidence::Stated);
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     Decision, NoRoute, NodeSet, Patience, Route, RouteReason, RouteRequest, RouteWorld, behind,
-    has_floor, members, route, serves,
+    has_floor, lacks_proof, members, route, serves,
 };
 use crate::core::snapshot::{Eligibility, NodeId, NodeRole, NodeState};
 
@@ -93,6 +93,8 @@ pub enum Standing {
     Fresh,
     /// It is a replica in rotation, and lacks something.
     NotFresh,
+    /// It may serve, but what it shows is only stated, and the request needs a proof.
+    Unproved,
     /// It serves no such read now, for this reason.
     Out(Eligibility),
     /// It has no weight, or has refused the statement.
@@ -112,6 +114,7 @@ pub fn standing(node: &NodeState, request: &RouteRequest, world: &RouteWorld<'_>
         Eligibility::Eligible if node.weight == 0 || request.excluded.contains(node.id) => {
             Standing::Excluded
         }
+        Eligibility::Eligible if lacks_proof(node, request) => Standing::Unproved,
         // It was within the bounds when it was measured; or this user's are narrower.
         Eligibility::Eligible => Standing::Out(Eligibility::Lagging),
         other @ (Eligibility::Unreachable

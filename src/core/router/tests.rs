@@ -11,13 +11,14 @@ use crate::core::statement::Consistency;
 
 mod forecasts;
 mod spill;
+mod stated;
 
 const P: NodeId = NodeId(0);
 const A: NodeId = NodeId(1);
 const B: NodeId = NodeId(2);
 const LIFE: Incarnation = Incarnation {
     started_at_unix_micros: 1,
-    timeline: 1,
+    timeline: Some(1),
     connection: 1,
 };
 
@@ -373,7 +374,7 @@ fn the_home_replica_needs_no_more_than_own_writes() {
         everywhere: None,
         elsewhere: Some(scene.now),
         home: Some((B, LIFE)),
-        primary_until: None,
+        ..Floor::default()
     };
     for pick in 0..4 {
         scene.pick = pick;

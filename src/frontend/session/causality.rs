@@ -12,7 +12,7 @@ use super::plan::Plan;
 use super::{Session, now};
 use crate::core::causality::keys::{Effect, Place, Visit};
 use crate::core::guarantee::Floor;
-use crate::core::snapshot::NodeRole;
+use crate::core::snapshot::{Evidence, NodeRole};
 use crate::core::statement::Consistency;
 use crate::frontend::causal_keys::KeyMark;
 use crate::frontend::error::{Limit, ProxyError};
@@ -46,7 +46,11 @@ impl Session {
         }
         let shared = &self.cluster.shared;
         let policy = &self.policies.consistency;
-        let floor = self.shared_floor(floor);
+        // What is shared needs a proof, whoever has written it.
+        let floor = Floor {
+            evidence: Evidence::Proved,
+            ..self.shared_floor(floor)
+        };
         self.keys(plan).fold(floor, |floor, key| {
             floor.and(shared.keys.floor(key, shared.list, policy, arrived))
         })

@@ -217,6 +217,7 @@ impl Session {
             let stands = match standing(node, request, &world) {
                 Standing::Fresh => format!("fresh enough, at most {bound} stale"),
                 Standing::NotFresh => format!("not fresh enough, at most {bound} stale"),
+                Standing::Unproved => format!("needs a proof, said to be at most {bound} stale"),
                 Standing::Out(why) => format!("serves no reads: {}", why.as_str()),
                 Standing::Excluded => "serves no reads: weight 0".to_owned(),
             };

@@ -3,6 +3,7 @@
 use super::{Session, SessionEnd, now, own};
 use crate::core::guarantee::{Floor, SessionGuarantee};
 use crate::core::router::{Decision, NodeSet, Patience, RouteReason, RouteRequest, Spill, Target};
+use crate::core::snapshot::Evidence;
 use crate::frontend::ends;
 use crate::frontend::error::ProxyError;
 use crate::limits::HOME_TIMEOUT;
@@ -104,7 +105,10 @@ impl Session {
 fn request(target: Target) -> RouteRequest {
     RouteRequest {
         target,
-        floor: Floor::default(),
+        floor: Floor {
+            evidence: Evidence::Stated,
+            ..Floor::default()
+        },
         excluded: NodeSet::default(),
         spill: Spill::default(),
     }

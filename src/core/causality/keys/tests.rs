@@ -5,7 +5,7 @@ const A: NodeId = NodeId(1);
 const B: NodeId = NodeId(2);
 const LIFE: Incarnation = Incarnation {
     started_at_unix_micros: 1,
-    timeline: 1,
+    timeline: Some(1),
     connection: 1,
 };
 const LIST: NodeList = NodeList(0);

@@ -1,5 +1,9 @@
+mod service;
+
 use super::*;
+use crate::core::freshness::WalGeometry;
 use crate::core::lsn::Lsn;
+use crate::core::snapshot::Evidence;
 use crate::limits::SAMPLE_EXPIRY;
 
 const P: NodeId = NodeId(0);
@@ -88,7 +92,7 @@ fn measured_replicas_on_the_primarys_timeline_are_eligible() {
     assert_eq!(snapshot.nodes[0].eligibility, Eligibility::NotReplica);
     for node in &snapshot.nodes[1..] {
         assert_eq!(node.eligibility, Eligibility::Eligible);
-        assert_eq!(node.lag.fresh_as_of(), Some(scene.now));
+        assert_eq!(node.lag.fresh_as_of(Evidence::Proved), Some(scene.now));
     }
 }
 

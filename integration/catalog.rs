@@ -15,7 +15,8 @@ use pgweir::control::catalog::{CatalogError, keep_current, load};
 use pgweir::core::catalog::Catalog;
 use pgweir::core::classify::{analyse, judge};
 use pgweir::core::policy::{
-    Balance, ConsistencyPolicy, OnNoReplica, ReadAfterWrite, RoutingPolicy, Transactions,
+    Balance, ConsistencyPolicy, MonotonicReads, OnNoReplica, ReadAfterWrite, RoutingPolicy,
+    Transactions,
 };
 use pgweir::core::snapshot::{NodeId, RoutingSnapshot};
 use pgweir::core::statement::{CatalogEffect, Consistency, Reason};
@@ -307,6 +308,7 @@ fn config(cluster: &LocalCluster) -> ClusterConfig {
         wait: Duration::ZERO,
         max_wait: Duration::ZERO,
         spill_limit: 100,
+        monotonic_reads: MonotonicReads::Ordinary,
         audit_one_in: None,
         on_no_replica: OnNoReplica::Primary,
     };

@@ -9,6 +9,7 @@
 //! |---|---|---|
 //! | read your writes | under every fault, with blocks and asynchronous commits | `read_your_writes`: lag, pauses, DDL |
 //! | monotonic reads | lists that only grow, and a ring of numbers by one writer | `read_your_writes`: a counter |
+//! | the same, where the primary waits for a synchronous standby | commits that hang while the standby's receiver is stopped | |
 //! | causality across connections | keys and tokens under faults | `causality`: ways, bounds, the store, restarts |
 //! | the same, where a replica shows a commit before its position says so | hundreds of tables dropped at once | |
 //! | no wait without lag | ends of pages, log that nobody flushes, a closed loop | |
@@ -20,6 +21,7 @@
 #![cfg(test)]
 
 mod checker {
+    pub(crate) mod crossing;
     #[path = "../causality/family.rs"]
     pub(crate) mod family;
     pub(crate) mod faults;
@@ -33,7 +35,7 @@ mod checker {
     pub(crate) mod stamps;
     pub(crate) mod waits;
 
-    pub(crate) use super::{servers, sized};
+    pub(crate) use super::{ALONE, servers, sized};
 }
 mod harness;
 

@@ -15,7 +15,8 @@ use pgweir::control::monitor::watch_cluster;
 use pgweir::control::probe::{Answer, probe_once};
 use pgweir::control::publisher::initial_snapshot;
 use pgweir::core::policy::{
-    Balance, ConsistencyPolicy, OnNoReplica, ReadAfterWrite, RoutingPolicy, Transactions,
+    Balance, ConsistencyPolicy, MonotonicReads, OnNoReplica, ReadAfterWrite, RoutingPolicy,
+    Transactions,
 };
 use pgweir::core::snapshot::{Eligibility, Evidence, NodeId, NodeRole, NodeState, RoutingSnapshot};
 use pgweir::core::statement::Consistency;
@@ -135,6 +136,7 @@ fn policies() -> Policies {
             wait: Duration::from_millis(10),
             max_wait: Duration::from_secs(1),
             spill_limit: 100,
+            monotonic_reads: MonotonicReads::Ordinary,
             audit_one_in: None,
             on_no_replica: OnNoReplica::Primary,
         },

@@ -228,6 +228,17 @@ pub const CAUSAL_KEYS_PER_TRANSACTION: usize = 16;
 /// that a busy host does not refuse it.
 pub const POSITION_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Transactions that may have begun on a primary between a listing of those that run and a replica's
+/// answer about it; if there are more, the end of everything that runs is waited for.
+pub const CROSSING_IDS: i64 = 10_000;
+
+/// How long a session waits between two listings of what runs on the primary, which all waiting
+/// sessions share.
+pub const CROSSING_PAUSE: Duration = Duration::from_millis(2);
+
+/// How long a session waits for a replica's answer before it waits for the end of everything that runs.
+pub const CROSSING_PATIENCE: Duration = Duration::from_millis(100);
+
 /// Tokens that one segment may take.
 pub const TOKENS_PER_SEGMENT: usize = 8;
 

@@ -4,6 +4,7 @@
 //! samples through [`FreshnessDemand`] and reports DDL through [`DatabaseCatalog::invalidate`].
 
 mod causal_store;
+mod crossings;
 mod database_catalog;
 mod positions;
 mod role_lookups;
@@ -20,6 +21,7 @@ use crate::limits::{CATALOGS_PER_CLUSTER, FIRST_MEASUREMENT};
 use crate::published::Published;
 
 pub use causal_store::{CausalStore, Others, SharedKey, StoreMessage};
+pub use crossings::Crossings;
 pub use database_catalog::{DatabaseCatalog, DdlMark};
 pub use positions::Positions;
 pub use role_lookups::{RoleLookups, RoleQuestion, Unanswered};
@@ -39,12 +41,15 @@ pub struct ClusterWorld {
     pub store: CausalStore,
     /// What logins ask about roles.
     pub roles: RoleLookups,
+    /// What sessions ask that go from a replica to the primary.
+    pub crossings: Crossings,
 }
 
 impl ClusterWorld {
     /// A world in which nothing has been measured yet.
     pub fn new(snapshot: RoutingSnapshot, now: Instant) -> Self {
         Self {
+            crossings: Crossings::new(now, snapshot.nodes.len()),
             routing: Published::new(snapshot),
             demand: FreshnessDemand::new(now),
             catalogs: CatalogDirectory::default(),

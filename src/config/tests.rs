@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::core::policy::{Balance, OnNoReplica, ReadAfterWrite, Transactions};
+use crate::core::policy::{Balance, MonotonicReads, OnNoReplica, ReadAfterWrite, Transactions};
 use crate::core::statement::Consistency;
 
 mod authentication;
@@ -136,6 +136,7 @@ fn default_policies() -> Policies {
             wait: Duration::from_millis(10),
             max_wait: Duration::from_secs(1),
             spill_limit: 100,
+            monotonic_reads: MonotonicReads::Ordinary,
             audit_one_in: None,
             on_no_replica: OnNoReplica::Primary,
         },
@@ -245,7 +246,7 @@ clusters:
     discover: false
 users: [{ name: app }]
 auth: { method: trust }
-consistency: { read_after_write: window, window: 20s, max_wait: 2s, spill_limit: 20%, audit_one_in: 500 }
+consistency: { monotonic_reads: strict, read_after_write: window, window: 20s, max_wait: 2s, spill_limit: 20%, audit_one_in: 500 }
 limits: { max_clients: 5, startup_timeout: 1s, max_message: 1MiB, idle_in_transaction: none }
 log: { format: json, level: trace }
 "#,
@@ -267,6 +268,8 @@ log: { format: json, level: trace }
     assert_eq!(config.users["app"].server_password, None);
     let guard = main.policies.consistency.read_after_write;
     assert_eq!(guard, ReadAfterWrite::Window(Duration::from_secs(20)));
+    let monotonic = main.policies.consistency.monotonic_reads;
+    assert_eq!(monotonic, MonotonicReads::Strict);
     let audit = main.policies.consistency.audit_one_in;
     assert_eq!(audit.map(std::num::NonZero::get), Some(500));
     assert_eq!(config.limits.max_message_bytes, 1 << 20);

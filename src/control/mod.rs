@@ -6,6 +6,7 @@
 pub mod catalog;
 pub mod causal_store;
 pub mod connect;
+mod crossing;
 pub mod limits;
 pub mod monitor;
 pub mod probe;

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant as TokioInstant, sleep, sleep_until};
 
+use super::crossing::{Questions, Standing, Unanswered};
 use super::limits::{
     MONITOR_BACKOFF, PROBE_EAGER_PERIOD, PROBE_INTERVAL, PROBE_INTERVAL_WITHOUT_PRIMARY,
     PROBE_MIN_INTERVAL, PROBE_PATIENT_INTERVAL, PROBE_WANTED_PERIOD,
@@ -20,6 +21,7 @@ use super::probe::{Answer, ProbeConnection, ProbeError};
 use super::publisher::Publisher;
 use crate::config::{ClusterConfig, NodeConfig};
 use crate::core::causality::positions::PositionSample;
+use crate::core::crossing::{Listing, Scope};
 use crate::core::freshness::PrimarySample;
 use crate::core::freshness::observer::ClusterObserver;
 use crate::core::freshness::service::STATEMENT_INTERVAL;
@@ -117,6 +119,24 @@ enum Pace {
     },
 }
 
+/// What a node is to be asked next.
+#[derive(Debug)]
+enum Due {
+    /// What it is and how far it has come.
+    Probe,
+    /// Something for sessions that go from a replica to the primary.
+    Crossing(Wanted),
+}
+
+/// What such sessions want to know.
+#[derive(Debug)]
+enum Wanted {
+    /// What runs on this primary.
+    Listing(Scope),
+    /// What of this listing is committed on this replica.
+    Shown(Listing),
+}
+
 impl NodeWatcher {
     async fn run(self) {
         let mut pauses = Backoff::default();
@@ -164,6 +184,7 @@ impl NodeWatcher {
         self.watch
             .publisher
             .observe(|observer| observer.on_connected(self.id, identity));
+        let mut questions = Questions::default();
         loop {
             let answer = match connection.ask().await {
                 Ok(answer) => answer,
@@ -172,7 +193,60 @@ impl NodeWatcher {
             pauses.reset();
             self.watch.metrics.count_position_sample(self.id);
             let pace = self.take(answer);
-            self.pause(connection, pace).await;
+            while let Due::Crossing(crossing) = self.pause(connection, pace, &questions).await {
+                let answered = self.answer(connection, &mut questions, crossing).await;
+                if let Err(error) = answered {
+                    return error;
+                }
+            }
+        }
+    }
+
+    /// Answers sessions that go from a replica to the primary.
+    async fn answer(
+        &self,
+        connection: &ProbeConnection,
+        questions: &mut Questions,
+        crossing: Wanted,
+    ) -> Result<(), ProbeError> {
+        let client = connection.client();
+        let crossings = &self.watch.publisher.world().crossings;
+        let answered = match crossing {
+            Wanted::Listing(scope) => questions
+                .list(client, self.id, scope)
+                .await
+                .map(|listing| crossings.note_listing(listing)),
+            Wanted::Shown(listing) => {
+                let standing = self.standing();
+                let committed = questions.committed(client, &listing).await;
+                committed.map(|ids| crossings.note_shown(standing.shows(&listing, ids)))
+            }
+        };
+        match answered {
+            Ok(()) => Ok(()),
+            Err(Unanswered::Lost(error)) => Err(error),
+            Err(Unanswered::Refused(why)) => {
+                if questions.note_refusal(Instant::now()) {
+                    tracing::error!(
+                        cluster = &*self.watch.cluster.name,
+                        node = &*self.node.name,
+                        why,
+                        "cannot be asked what it shows, as monotonic_reads: strict has it"
+                    );
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// What the replica is when it is asked: what it is proved to have does not get less.
+    fn standing(&self) -> Standing {
+        let publisher = &self.watch.publisher;
+        let snapshot = publisher.world().routing.load();
+        Standing {
+            node: self.id,
+            incarnation: snapshot.node(self.id).and_then(|node| node.incarnation),
+            fresh_as_of: publisher.look(|observer| observer.fresh_as_of(self.id)),
         }
     }
 
@@ -225,11 +299,41 @@ impl NodeWatcher {
         }
     }
 
-    /// Waits until the next probe is due or the connection is lost.
-    async fn pause(&self, connection: &mut ProbeConnection, pace: Pace) {
+    /// Waits until the next probe is due, a session asks, or the connection is lost.
+    async fn pause(
+        &self,
+        connection: &mut ProbeConnection,
+        pace: Pace,
+        questions: &Questions,
+    ) -> Due {
         tokio::select! {
-            () = self.probe_due(pace) => {}
-            () = connection.lost() => {}
+            () = self.probe_due(pace) => Due::Probe,
+            () = connection.lost() => Due::Probe,
+            wanted = self.crossing_due(pace, questions) => Due::Crossing(wanted),
+        }
+    }
+
+    async fn crossing_due(&self, pace: Pace, questions: &Questions) -> Wanted {
+        if let Some(until) = questions.rests_until() {
+            sleep_until(until.into()).await;
+        }
+        let crossings = &self.watch.publisher.world().crossings;
+        match pace {
+            Pace::Primary { .. } => {
+                let elected = self.watch.publisher.look(ClusterObserver::primary);
+                if elected != Some(self.id) {
+                    // The next probe may tell otherwise.
+                    return std::future::pending().await;
+                }
+                let last = questions.listed_at();
+                if let Some(last) = last {
+                    sleep_after(last, PROBE_MIN_INTERVAL).await;
+                }
+                Wanted::Listing(crossings.listing_due(last).await)
+            }
+            Pace::Replica { .. } => Wanted::Shown(crossings.replica_due(self.id).await),
+            // What such a service shows where is not known: nobody crosses.
+            Pace::Steady { .. } => std::future::pending().await,
         }
     }
 

@@ -275,6 +275,11 @@ impl ProbeConnection {
         self.identity
     }
 
+    /// For other questions to the same server.
+    pub(super) const fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// Resolves when the connection has ended.
     ///
     /// # Cancel safety

@@ -77,6 +77,17 @@ pub struct SessionGuarantee {
     /// Everything the session saw outside `home` was acknowledged or visible before this instant.
     seen: Option<Instant>,
     home: Option<Home>,
+    last_read: LastRead,
+}
+
+/// Where a session has read last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum LastRead {
+    /// On the primary, or nowhere.
+    #[default]
+    Primary,
+    /// On a replica, which its home may not tell: its life was not known.
+    Replica,
 }
 
 /// The replica a session read last.
@@ -94,6 +105,7 @@ impl SessionGuarantee {
             written: None,
             seen: None,
             home: None,
+            last_read: LastRead::Primary,
         }
     }
 
@@ -124,6 +136,10 @@ impl SessionGuarantee {
         incarnation: Option<Incarnation>,
         at: Instant,
     ) {
+        self.last_read = match role {
+            NodeRole::Replica => LastRead::Replica,
+            NodeRole::Primary | NodeRole::Unknown => LastRead::Primary,
+        };
         let next = match (role, incarnation) {
             (NodeRole::Replica, Some(incarnation)) => Some(Home {
                 node,
@@ -146,6 +162,21 @@ impl SessionGuarantee {
     /// What the home has shown binds every node from now on.
     pub fn leave_home(&mut self) {
         self.move_home(None);
+    }
+
+    /// What a replica must have to have all that the session has been shown; `None` if what it has read
+    /// last was on the primary, or it has read nothing.
+    pub fn shown_on_replica(&self) -> Option<Floor> {
+        match self.last_read {
+            LastRead::Primary => None,
+            LastRead::Replica => Some(Floor {
+                everywhere: self.written.max(self.seen),
+                elsewhere: self.home.map(|home| home.read_at),
+                home: self.home.map(|home| (home.node, home.incarnation)),
+                primary_until: None,
+                evidence: Evidence::Proved,
+            }),
+        }
     }
 
     /// Everything that was written or seen was acknowledged or visible before this instant; `None` if

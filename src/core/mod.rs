@@ -10,6 +10,7 @@ pub mod audit;
 pub mod catalog;
 pub mod causality;
 pub mod classify;
+pub mod crossing;
 pub mod freshness;
 pub mod guarantee;
 pub mod health;

@@ -56,6 +56,8 @@ pub struct ConsistencyPolicy {
     pub default: Consistency,
     /// How a session's own writes are guarded.
     pub read_after_write: ReadAfterWrite,
+    /// Whether what a replica has shown may be missing on the primary for a moment.
+    pub monotonic_reads: MonotonicReads,
     /// A bound for every read.
     pub max_staleness: Option<Duration>,
     /// How long a read may wait for a replica before the primary is used.
@@ -96,6 +98,17 @@ pub enum ReadAfterWrite {
     Position,
     /// For a fixed time after the acknowledgement; never less than `routing.max_staleness`.
     Window(Duration),
+}
+
+/// `consistency.monotonic_reads`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MonotonicReads {
+    /// A commit that a replica has shown may still be missing on the primary, as long as the primary
+    /// waits for a synchronous standby.
+    #[default]
+    Ordinary,
+    /// A statement of a session that has read on a replica is held until the primary shows all of it.
+    Strict,
 }
 
 /// `consistency.on_no_replica`.

@@ -117,6 +117,9 @@ pub enum ProxyError {
         /// After how long one will be, if it can be told.
         expected: Option<Duration>,
     },
+    /// The primary does not show yet what a replica has shown to the session: `57P03`.
+    #[error("the primary does not show yet what this session has read on a replica")]
+    NotShownYet,
     /// The server connection was lost and nothing of the statement was committed: `08006`.
     #[error("the connection to the server was lost before the statement completed")]
     ConnectionLost,
@@ -232,7 +235,10 @@ impl ProxyError {
             Self::UnknownDatabase { .. } => "3D000",
             Self::TooManyClients | Self::CheckoutTimeout | Self::TooManyLogins => "53300",
             Self::LimitExceeded { .. } => "53400",
-            Self::NoNodeAvailable | Self::NoFreshReplica { .. } | Self::RolesUnavailable => "57P03",
+            Self::NoNodeAvailable
+            | Self::NoFreshReplica { .. }
+            | Self::NotShownYet
+            | Self::RolesUnavailable => "57P03",
             Self::ConnectionLost => "08006",
             Self::OutcomeUnknown => "08007",
             Self::TransactionLost => "40001",
@@ -280,6 +286,7 @@ impl ProxyError {
             }
             | Self::NoNodeAvailable
             | Self::NoFreshReplica { .. }
+            | Self::NotShownYet
             | Self::ConnectionLost
             | Self::OutcomeUnknown
             | Self::TransactionLost
@@ -303,6 +310,9 @@ impl ProxyError {
                 Some("The password was changed since the session logged in, or the role is gone.")
             }
             Self::ConnectionLost => Some("The statement has not been committed."),
+            Self::NotShownYet => Some(
+                "A commit that the replica has shown still waits, such as for a synchronous standby.",
+            ),
             Self::ProtocolViolation(_)
             | Self::UnsupportedProtocol { .. }
             | Self::Unsupported(_)
@@ -347,6 +357,7 @@ impl ProxyError {
             Self::LimitExceeded { limit } => Some(limit.hint().into()),
             Self::NoNodeAvailable
             | Self::NoFreshReplica { expected: None }
+            | Self::NotShownYet
             | Self::ConnectionLost
             | Self::TooManyLogins
             | Self::RolesUnavailable => Some("Retry in a moment.".into()),

@@ -249,6 +249,9 @@ impl ProcessMetrics {
             .encode(encoder, ["classified", "reason", help])?;
         let help = "reads of replicas that were verified behind the read, by what came of it";
         self.audits.encode(encoder, ["audits", "outcome", help])?;
+        let help = "statements that were held until the primary shows what a replica has shown";
+        self.barriers
+            .encode(encoder, ["primary_barriers", "outcome", help])?;
         let help = "how the store of causal keys has answered";
         self.causal_store
             .encode(encoder, ["causal_store", "outcome", help])?;

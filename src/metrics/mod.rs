@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::ClusterConfig;
 use crate::core::audit::AuditVerdict;
+use crate::core::crossing::CrossingOutcome;
 use crate::core::router::RouteReason;
 use crate::core::snapshot::{NodeId, NodeRole, RoutingSnapshot};
 use crate::core::statement::{PinReason, Reason};
@@ -54,6 +55,7 @@ struct ProcessMetrics {
     classify_cache: LabelledCounters<3>,
     causal_store: LabelledCounters<3>,
     audits: LabelledCounters<{ AuditVerdict::ALL.len() }>,
+    barriers: LabelledCounters<{ CrossingOutcome::ALL.len() }>,
 }
 
 /// Series of one cluster; they outlive a reload, so that counters never go back.
@@ -344,6 +346,12 @@ impl ClusterMetrics {
     pub fn count_audit(&self, verdict: AuditVerdict) {
         let audits = &self.process.audits;
         audits.count(verdict as usize, verdict.as_str());
+    }
+
+    /// A session has gone from a replica to the primary, or could not.
+    pub fn count_barrier(&self, outcome: CrossingOutcome) {
+        let barriers = &self.process.barriers;
+        barriers.count(outcome as usize, outcome.as_str());
     }
 
     /// `node` was asked for its WAL position.

@@ -12,7 +12,8 @@ use crate::core::guarantee::{Floor, SessionGuarantee};
 use crate::core::health::RotationBounds;
 use crate::core::lsn::Lsn;
 use crate::core::policy::{
-    Balance, ConsistencyPolicy, OnNoReplica, ReadAfterWrite, RoutingPolicy, Transactions,
+    Balance, ConsistencyPolicy, MonotonicReads, OnNoReplica, ReadAfterWrite, RoutingPolicy,
+    Transactions,
 };
 use crate::core::router::{
     Decision, NodeSet, Patience, RouteRequest, RouteWorld, Spill, Target, route,
@@ -328,6 +329,7 @@ fn consistency(routing: &RoutingPolicy, random: &mut Random) -> ConsistencyPolic
         wait: ms(random.of(&[0, 2, 10, 50])),
         max_wait: ms(random.of(&[20, 100])),
         spill_limit: random.of(&[100, 100, 34, 0]),
+        monotonic_reads: MonotonicReads::Ordinary,
         audit_one_in: None,
         on_no_replica: random.of(&[
             OnNoReplica::Primary,

@@ -8,7 +8,8 @@ use super::ANY_TIME;
 use crate::config::raw::{Bound, Faults, Field, KeyPath, Misfit, Section};
 use crate::config::{Policies, units};
 use crate::core::policy::{
-    Balance, ConsistencyPolicy, OnNoReplica, ReadAfterWrite, RoutingPolicy, Transactions,
+    Balance, ConsistencyPolicy, MonotonicReads, OnNoReplica, ReadAfterWrite, RoutingPolicy,
+    Transactions,
 };
 use crate::core::statement::Consistency;
 
@@ -35,6 +36,7 @@ pub(super) struct Layer {
     write_functions: Option<Vec<String>>,
     primary_tables: Option<Vec<String>>,
     default: Option<Consistency>,
+    monotonic_reads: Option<Sited<MonotonicReads>>,
     guard: Option<Sited<Guard>>,
     window: Option<Sited<Duration>>,
     staleness_of_every_read: Option<Bound>,
@@ -128,6 +130,12 @@ impl Layer {
             ("latest", Consistency::Latest),
             ("primary", Consistency::Primary),
         ]);
+        self.monotonic_reads = sited(&consistency.field("monotonic_reads"), |field| {
+            field.word(&[
+                ("ordinary", MonotonicReads::Ordinary),
+                ("strict", MonotonicReads::Strict),
+            ])
+        });
         self.guard = sited(&consistency.field("read_after_write"), |field| {
             field.word(&[("position", Guard::Position), ("window", Guard::Window)])
         });
@@ -164,6 +172,7 @@ impl Layer {
             write_functions: this.write_functions.or(below.write_functions),
             primary_tables: this.primary_tables.or(below.primary_tables),
             default: this.default.or(below.default),
+            monotonic_reads: this.monotonic_reads.or(below.monotonic_reads),
             guard: this.guard.or(below.guard),
             window: this.window.or(below.window),
             staleness_of_every_read: this
@@ -181,6 +190,7 @@ impl Layer {
     pub(super) fn resolve(self, zone: Option<Arc<str>>, faults: &Faults<'_>) -> Policies {
         self.check_window(faults);
         self.check_waits(faults);
+        self.check_monotonic_reads(faults);
         let guard = self.guard.as_ref().map_or(Guard::Position, |g| g.value);
         Policies {
             consistency: ConsistencyPolicy {
@@ -189,6 +199,7 @@ impl Layer {
                     Guard::Position => ReadAfterWrite::Position,
                     Guard::Window => ReadAfterWrite::Window(value(self.window.as_ref(), WINDOW)),
                 },
+                monotonic_reads: self.monotonic_reads.map(|m| m.value).unwrap_or_default(),
                 max_staleness: self.staleness_of_every_read.and_then(Bound::duration),
                 wait: value(self.wait.as_ref(), WAIT),
                 max_wait: value(self.max_wait.as_ref(), MAX_WAIT),
@@ -231,6 +242,22 @@ impl Layer {
             .as_ref()
             .map_or(&guard.path, |sited| &sited.path);
         faults.note(site, misfit);
+    }
+
+    /// Nothing is monotonic where a read may show less than an earlier one anyway.
+    fn check_monotonic_reads(&self, faults: &Faults<'_>) {
+        let strict = |m: &&Sited<MonotonicReads>| m.value == MonotonicReads::Strict;
+        let Some(strict) = self.monotonic_reads.as_ref().filter(strict) else {
+            return;
+        };
+        let contradiction = match (self.default, self.on_no_replica) {
+            (Some(Consistency::Eventual), _) => "default: eventual",
+            (_, Some(OnNoReplica::Stale)) => "on_no_replica: stale",
+            _ => return,
+        };
+        let misfit = Misfit::new(format!("cannot be strict with {contradiction}"))
+            .hint("reads may show less than earlier ones there: write ordinary");
+        faults.note(&strict.path, misfit);
     }
 
     fn check_waits(&self, faults: &Faults<'_>) {

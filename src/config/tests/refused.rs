@@ -177,6 +177,25 @@ pgweir.yaml:8: consistency.max_wait: makes max_wait 1ms, shorter than wait 10ms
 }
 
 #[test]
+fn strict_reads_are_refused_where_no_read_is_monotonic() {
+    check(
+        r"clusters:
+  a: { nodes: [{host: h, port: 1}], consistency: {on_no_replica: stale} }
+users:
+  - {name: u, password: p, consistency: {default: eventual}}
+  - {name: v, password: p, consistency: {monotonic_reads: stricd}}
+consistency: {monotonic_reads: strict}
+",
+        r"pgweir.yaml:5: users[1].consistency.monotonic_reads: `stricd` is not one of the possible words
+    hint: did you mean `strict`? (one of ordinary, strict)
+pgweir.yaml:6: consistency.monotonic_reads: cannot be strict with default: eventual
+    hint: reads may show less than earlier ones there: write ordinary
+pgweir.yaml:6: consistency.monotonic_reads: cannot be strict with on_no_replica: stale
+    hint: reads may show less than earlier ones there: write ordinary",
+    );
+}
+
+#[test]
 fn values_of_the_wrong_kind_are_refused() {
     check(
         r"clusters:

@@ -4,7 +4,7 @@
 )]
 
 use super::*;
-use crate::core::policy::OnNoReplica;
+use crate::core::policy::{MonotonicReads, OnNoReplica};
 
 const A: NodeId = NodeId(1);
 const B: NodeId = NodeId(2);
@@ -22,6 +22,7 @@ fn policy(read_after_write: ReadAfterWrite) -> ConsistencyPolicy {
         wait: Duration::from_millis(10),
         max_wait: Duration::from_secs(1),
         spill_limit: 100,
+        monotonic_reads: MonotonicReads::Ordinary,
         audit_one_in: None,
         on_no_replica: OnNoReplica::Primary,
     }
@@ -232,4 +233,22 @@ fn only_a_window_without_a_bound_relies_on_what_a_service_states() {
     let stated = wrote.floor(&policy(window), Consistency::Session, None, now);
     assert_eq!(stated.and(Floor::default()).evidence, Evidence::Proved);
     assert_eq!(stated.and(stated).evidence, Evidence::Stated);
+}
+
+#[test]
+fn what_a_replica_has_shown_last_is_known_until_a_read_on_the_primary() {
+    let t0 = Instant::now();
+    let t1 = t0 + Duration::from_millis(1);
+    let mut session = SessionGuarantee::after(Some(t0));
+    assert_eq!(session.shown_on_replica(), None);
+    session.on_read_completed(A, NodeRole::Replica, Some(LIFE), t1);
+    let shown = session.shown_on_replica().unwrap();
+    assert_eq!(shown.bound_for(A, Some(LIFE)), Some(t0));
+    assert_eq!(shown.bound_for(B, Some(LIFE)), Some(t1));
+    session.on_read_completed(NodeId(0), NodeRole::Primary, Some(LIFE), t1);
+    assert_eq!(session.shown_on_replica(), None);
+    // In a life that is not known, it binds every replica.
+    session.on_read_completed(A, NodeRole::Replica, None, t1);
+    let shown = session.shown_on_replica().unwrap();
+    assert_eq!(shown.bound_for(A, Some(LIFE)), Some(t1));
 }

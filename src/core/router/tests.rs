@@ -5,7 +5,7 @@
 
 use super::*;
 use crate::core::lsn::Lsn;
-use crate::core::policy::{ReadAfterWrite, Transactions};
+use crate::core::policy::{MonotonicReads, ReadAfterWrite, Transactions};
 use crate::core::snapshot::Incarnation;
 use crate::core::statement::Consistency;
 
@@ -68,6 +68,7 @@ impl Scene {
                 wait: ms(10),
                 max_wait: ms(1000),
                 spill_limit: 100,
+                monotonic_reads: MonotonicReads::Ordinary,
                 audit_one_in: None,
                 on_no_replica: OnNoReplica::Primary,
             },

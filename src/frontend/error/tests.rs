@@ -30,6 +30,7 @@ fn messages_are_lower_case_except_names() {
         ProxyError::CheckoutTimeout,
         ProxyError::NoNodeAvailable,
         ProxyError::NoFreshReplica { expected: None },
+        ProxyError::NotShownYet,
         ProxyError::ConnectionLost,
         ProxyError::TransactionLost,
         ProxyError::ShuttingDown,

@@ -58,6 +58,10 @@ impl Session {
             }
             match decision {
                 Decision::Go(route) => {
+                    let Some(route) = self.crossed(&request, route, arrived).await? else {
+                        waited = Waited::Yes;
+                        continue;
+                    };
                     if waited == Waited::Yes {
                         let time = now().saturating_duration_since(arrived);
                         self.cluster.metrics.observe_freshness_wait(time);
@@ -87,6 +91,23 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// The route, once what a replica has shown can be found there; `None` if it is to be chosen anew.
+    async fn crossed(
+        &self,
+        request: &RouteRequest,
+        route: Route,
+        arrived: Instant,
+    ) -> Result<Option<Route>, Failure> {
+        if route.role == NodeRole::Primary
+            && let Some(shown) = self.must_cross()
+        {
+            // Boxed: hardly any session comes here, and every one would keep room for it.
+            let crossing = Box::pin(self.cross(request, route, (shown, arrived)));
+            return crossing.await.map_err(Failure::Refused);
+        }
+        Ok(Some(route))
     }
 
     pub(super) fn decide(

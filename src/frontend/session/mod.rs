@@ -16,6 +16,7 @@ mod causality;
 mod choose;
 mod comparison;
 mod copy;
+mod crossing;
 mod explain;
 #[cfg(fuzzing)]
 #[doc(hidden)]

@@ -137,6 +137,7 @@ impl Session {
 
     /// Ends a block on a replica and gives the connection back.
     pub(super) async fn end_replica_block(&mut self, mut link: Box<Link>) {
+        self.note_left(&link);
         let ended = self.run_own(&mut link, "ROLLBACK").await;
         self.leave_target(&mut link);
         if ended && link.is_quiet() {

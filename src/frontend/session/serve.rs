@@ -70,6 +70,12 @@ impl Session {
             // Boxed: every idle session would keep room for it.
             Box::pin(self.prepare_tokens(&plan)).await;
         }
+        if self.pin.is_some()
+            && let Some(shown) = self.must_cross()
+            && let Err(error) = Box::pin(self.cross_kept(shown, &plan, extent)).await
+        {
+            return self.refuse(&error, extent).await;
+        }
         self.take_up(&plan, extent);
         let node_waits = |link: &Link| {
             let for_sync = link.batch == Batch::Open && extent.end == SegmentEnd::Sync;

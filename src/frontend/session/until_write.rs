@@ -145,6 +145,7 @@ impl Session {
                 Ok(Pause::Compared(_)) => {}
                 Ok(Pause::Input) => self.feed_copy(&mut link)?,
                 Err(LinkError::Server(_)) if link.is_untouched() && !has_failed => {
+                    self.note_left(&link);
                     self.leave_target(&mut link);
                     self.state.unnamed = unnamed;
                     return self.begin_on_primary(begin, plan, extent).await;

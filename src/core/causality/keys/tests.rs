@@ -1,5 +1,5 @@
 use super::*;
-use crate::core::policy::{OnNoReplica, ReadAfterWrite};
+use crate::core::policy::{MonotonicReads, OnNoReplica, ReadAfterWrite};
 
 const A: NodeId = NodeId(1);
 const B: NodeId = NodeId(2);
@@ -21,6 +21,7 @@ const POLICY: ConsistencyPolicy = ConsistencyPolicy {
     wait: Duration::from_millis(10),
     max_wait: Duration::from_secs(1),
     spill_limit: 100,
+    monotonic_reads: MonotonicReads::Ordinary,
     audit_one_in: None,
     on_no_replica: OnNoReplica::Primary,
 };

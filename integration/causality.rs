@@ -62,9 +62,14 @@ async fn run(servers: &Arc<LocalCluster>, proxies: &[&Proxy], way: Way) -> Findi
 
 /// Fails unless nothing was missed, with replicas taking part.
 fn assert_causal(found: &Findings, what: &str) {
+    assert_shared(found, what, 10);
+}
+
+/// The same, with one read in `share` on replicas at least.
+fn assert_shared(found: &Findings, what: &str, share: usize) {
     assert_eq!((found.stale, found.backwards), (0, 0), "{what}: {found:?}");
     assert!(
-        found.on_replicas * 10 >= found.reads,
+        found.on_replicas * share >= found.reads,
         "{what}: the primary has served nearly everything: {found:?}"
     );
 }
@@ -76,7 +81,9 @@ async fn members_of_a_key_miss_nothing_of_each_other_however_they_name_it() {
     let proxy = Proxy::start(&servers, "").await;
     for way in [Way::Set, Way::SetLocal, Way::Comment, Way::Startup] {
         let found = run(&servers, &[&proxy], way).await;
-        assert_causal(&found, &format!("{way:?}"));
+        // A new session sees what anybody wrote before it began, of other families too.
+        let share = if way == Way::Startup { 20 } else { 10 };
+        assert_shared(&found, &format!("{way:?}"), share);
     }
 }
 

@@ -18,7 +18,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use harness::relay::{Travel, relay};
-use harness::{Proxy, full_size};
+use harness::{Metrics, Proxy, ReadsServed, full_size};
 use language::Script;
 use performance::{Idle, NO_ANSWER, Watch, perform};
 use pgweir::sandbox::{ClusterOptions, LocalCluster};
@@ -34,7 +34,8 @@ const WORD: &str = "PGWEIR_WIRE_ONLY";
 /// Where the transcripts of scripts with differences go.
 const KEPT: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/wire");
 
-/// What one client has done shows in what another one reads next, as on one server.
+/// What one client has done shows in what another one reads next, as on one server: for scripts with
+/// several clients. The others run in the default mode.
 const LATEST: &str = "consistency: { default: latest }\n";
 
 const USERS: &str = "users: [{ name: app, password: app }, { name: other, password: other }, { name: root, password: root }]\n";
@@ -101,13 +102,46 @@ fn scripts() -> Vec<Script> {
         .collect()
 }
 
-/// Runs every script through the proxy and reports all that is different.
-async fn compare(stage: &Stage, (proxy, port): (&Proxy, u16), idle: Idle) {
+/// Two proxies, each with the port where its clients connect.
+struct Proxies {
+    /// In the default mode.
+    usual: (Proxy, u16),
+    /// In mode `latest`.
+    latest: (Proxy, u16),
+}
+
+impl Proxies {
+    async fn start(stage: &Stage, pool: &str) -> Self {
+        let usual = Proxy::start(&stage.cluster, &format!("{USERS}{pool}")).await;
+        let latest = Proxy::start(&stage.cluster, &format!("{USERS}{LATEST}{pool}")).await;
+        let (usual_port, latest_port) = (usual.port(), latest.port());
+        Self {
+            usual: (usual, usual_port),
+            latest: (latest, latest_port),
+        }
+    }
+
+    fn of(&self, script: &Script) -> &(Proxy, u16) {
+        if script.has_several_clients() {
+            &self.latest
+        } else {
+            &self.usual
+        }
+    }
+
+    async fn metrics(&self) -> [Metrics; 2] {
+        [self.usual.0.metrics().await, self.latest.0.metrics().await]
+    }
+}
+
+/// Runs every script through its proxy and reports all that is different.
+async fn compare(stage: &Stage, proxies: &Proxies, idle: Idle) {
     let mut watch = stage.watch.lock().await;
     watch.idle = idle;
     let mut different = Vec::new();
     for (script, expected) in &stage.expected {
-        let got = perform(script, port, &mut watch);
+        let (proxy, port) = proxies.of(script);
+        let got = perform(script, *port, &mut watch);
         if let Some(difference) = difference(expected, &got) {
             keep(&script.name, expected, &got);
             different.push(format!("== {}\n{difference}", script.name));
@@ -149,13 +183,21 @@ fn difference(expected: &[String], got: &[String]) -> Option<String> {
 async fn every_script_reads_the_same_through_the_proxy() {
     let stage = stage().await;
     let pool = "clusters: { main: { pool: { size: 4 } } }";
-    let proxy = Proxy::start(&stage.cluster, &format!("{USERS}{LATEST}{pool}")).await;
-    let before = proxy.metrics().await;
-    compare(stage, (&proxy, proxy.port()), Idle::Shared).await;
+    let proxies = Proxies::start(stage, pool).await;
+    let before = proxies.metrics().await;
+    compare(stage, &proxies, Idle::Shared).await;
     if full_size::<String>(WORD).is_none() && full_size::<PathBuf>(FOLDER).is_none() {
         assert!(stage.expected.len() >= SCRIPTS, "{}", stage.expected.len());
-        let served = proxy.metrics().await.reads_since(&before);
-        assert!(served.by_replicas > 100.0, "{served:?}");
+        let after = proxies.metrics().await;
+        let served: Vec<ReadsServed> = after
+            .iter()
+            .zip(&before)
+            .map(|(after, before)| after.reads_since(before))
+            .collect();
+        assert!(
+            served.iter().map(|one| one.by_replicas).sum::<f64>() > 100.0,
+            "{served:?}"
+        );
     }
 }
 
@@ -163,8 +205,8 @@ async fn every_script_reads_the_same_through_the_proxy() {
 async fn every_script_reads_the_same_when_sessions_keep_their_connections() {
     let stage = stage().await;
     let pool = "clusters: { main: { pool: { size: 40, mode: session } } }";
-    let proxy = Proxy::start(&stage.cluster, &format!("{USERS}{LATEST}{pool}")).await;
-    compare(stage, (&proxy, proxy.port()), Idle::Owned).await;
+    let proxies = Proxies::start(stage, pool).await;
+    compare(stage, &proxies, Idle::Owned).await;
 }
 
 #[tokio::test]
@@ -180,10 +222,12 @@ async fn every_script_reads_the_same_when_bytes_come_one_by_one() {
         .collect();
     let nodes = nodes.join(", ");
     let pool = format!("clusters: {{ main: {{ pool: {{ size: 4 }}, nodes: [{nodes}] }} }}");
-    let proxy = Proxy::start(&stage.cluster, &format!("{USERS}{LATEST}{pool}")).await;
-    let port = relay(proxy.port(), Travel::Bytewise);
+    let mut proxies = Proxies::start(stage, &pool).await;
+    for (_, port) in [&mut proxies.usual, &mut proxies.latest] {
+        *port = relay(*port, Travel::Bytewise);
+    }
     // That a connection is closed would travel as slowly.
-    compare(stage, (&proxy, port), Idle::Owned).await;
+    compare(stage, &proxies, Idle::Owned).await;
 }
 
 #[tokio::test]

@@ -43,6 +43,14 @@ pub(crate) struct Script {
     pub(crate) lines: Vec<String>,
 }
 
+impl Script {
+    /// Whether one client is to see what another one has done.
+    pub(crate) fn has_several_clients(&self) -> bool {
+        let mut steps = self.lines.iter().filter_map(|line| line.split_once(": "));
+        steps.any(|(number, _)| number.len() == 1 && number != "1")
+    }
+}
+
 /// All scripts of a file.
 pub(crate) fn scripts(file: &Path) -> Vec<Script> {
     let text = fs::read_to_string(file).unwrap();

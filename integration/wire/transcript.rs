@@ -135,7 +135,13 @@ impl Transcript {
     fn fields(&self, mut body: Body<'_>) -> String {
         let mut fields = Vec::new();
         while body.0.len() > 1 {
-            fields.push(self.without_process_ids(&body.string()));
+            let field = body.string();
+            // An SQLSTATE, or the line of a source file, that looks like a process id is none.
+            fields.push(if field.starts_with(['C', 'L', 'P']) {
+                field
+            } else {
+                self.without_process_ids(&field)
+            });
         }
         if fields.iter().any(|field| field == "Fplancache.c") {
             fields.retain(|field| !field.starts_with('L'));

@@ -2,6 +2,8 @@
 
 #![cfg(test)]
 
+#[path = "session/ended.rs"]
+mod ended;
 mod harness;
 
 use harness::Proxy;

@@ -10,6 +10,7 @@
     reason = "each test target uses its own part"
 )]
 
+pub mod ending;
 pub mod http;
 pub mod metrics;
 pub mod parity;

@@ -2,6 +2,8 @@
 
 #![cfg(test)]
 
+#[path = "catalog/ddl.rs"]
+mod ddl;
 mod harness;
 
 use std::sync::Arc;

@@ -12,6 +12,7 @@ mod workload;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use harness::wire::{Wire, message};
 use harness::{Metrics, Proxy, ReadsServed, cluster, eventually, full_size};
 use pgweir::sandbox::LocalCluster;
 use rand::random_range;
@@ -285,6 +286,34 @@ async fn a_block_on_a_replica_goes_on_while_ddl_makes_the_catalog_unknown() {
         session.read_own().await;
         session.execute("COMMIT").await;
     }
+}
+
+/// Drivers call functions of large objects by number (`PQfn` of libpq, `FunctionCall` of the protocol).
+#[tokio::test]
+async fn what_a_function_call_by_number_has_written_is_read() {
+    let _alone = ALONE.lock().await;
+    let servers = cluster(1).await;
+    let proxy = Proxy::start(&servers, "").await;
+    let count = "SELECT count(*) FROM pg_largeobject_metadata";
+    let on_replica = async || {
+        let mut client = Wire::connect(proxy.port());
+        client.run(count);
+        client.last_route().contains("role=replica")
+    };
+    eventually("a replica serves reads", on_replica).await;
+    servers.pause_replay(1).await.unwrap();
+    let mut client = Wire::connect(proxy.port());
+    // lo_creat(int4), whose argument means nothing, all in binary.
+    let function = 957_u32.to_be_bytes();
+    let rest = [0, 1, 0, 1, 0, 1, 0, 0, 0, 4, 0, 0, 0, 0, 0, 1];
+    client.send(&message(b'F', &[&function, &rest]));
+    let answer = client.until_ready();
+    assert!(
+        answer.iter().any(|message| message.tag == b'V'),
+        "{answer:?}"
+    );
+    assert_eq!(client.value(count), "1", "{}", client.last_route());
+    servers.resume_replay(1).await.unwrap();
 }
 
 /// Begins a block and leaves it again if it is not on a replica.

@@ -12,6 +12,11 @@ pub const SPILL_SHARES: usize = 1_000;
 /// them everything counts as touched.
 pub const TOUCHED_NAMES: usize = 1000;
 
+/// Prepared transactions of one database of which is remembered whether they ran DDL; what an older one
+/// did is not known when it commits. A server's `max_prepared_transactions` is rarely above its
+/// `max_connections`.
+pub const PREPARED_TRANSACTIONS: usize = 1000;
+
 /// Longest SQL text that is parsed, in bytes; longer texts go to the primary unread.
 pub const CLASSIFY_TEXT_BYTES: usize = 128 * 1024;
 

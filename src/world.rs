@@ -11,7 +11,7 @@ mod role_lookups;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -22,7 +22,7 @@ use crate::published::Published;
 
 pub use causal_store::{CausalStore, Others, SharedKey, StoreMessage};
 pub use crossings::Crossings;
-pub use database_catalog::{DatabaseCatalog, DdlMark};
+pub use database_catalog::{DatabaseCatalog, DdlMark, PreparedTransactions};
 pub use positions::Positions;
 pub use role_lookups::{RoleLookups, RoleQuestion, Unanswered};
 
@@ -34,7 +34,7 @@ pub struct ClusterWorld {
     /// Who waits for how fresh a replica.
     pub demand: FreshnessDemand,
     /// Catalog knowledge by database.
-    pub catalogs: CatalogDirectory,
+    pub catalogs: Arc<CatalogDirectory>,
     /// The primary's positions as they were sampled.
     pub positions: Positions,
     /// Causal keys that are shared with other proxies.
@@ -52,10 +52,20 @@ impl ClusterWorld {
             crossings: Crossings::new(now, snapshot.nodes.len()),
             routing: Published::new(snapshot),
             demand: FreshnessDemand::new(now),
-            catalogs: CatalogDirectory::default(),
+            catalogs: Arc::default(),
             positions: Positions::default(),
             store: CausalStore::default(),
             roles: RoleLookups::default(),
+        }
+    }
+
+    /// The same for another list of nodes. DDL and writes of sessions that still use `old` are noted in
+    /// both.
+    #[must_use]
+    pub fn following(old: &Self, snapshot: RoutingSnapshot, now: Instant) -> Self {
+        Self {
+            catalogs: old.catalogs.followed(),
+            ..Self::new(snapshot, now)
         }
     }
 
@@ -142,6 +152,8 @@ impl FreshnessDemand {
 pub struct CatalogDirectory {
     entries: Mutex<HashMap<Arc<str>, Arc<DatabaseCatalog>>>,
     added: Notify,
+    /// The catalogs under a later list of nodes.
+    successor: OnceLock<Arc<CatalogDirectory>>,
 }
 
 impl CatalogDirectory {
@@ -156,9 +168,27 @@ impl CatalogDirectory {
             return None;
         }
         let entry = Arc::new(DatabaseCatalog::default());
+        if let Some(next) = self.successor.get().and_then(|next| next.of(database)) {
+            entry.follow_with(next);
+        }
         entries.insert(Arc::from(database), Arc::clone(&entry));
         self.added.notify_waiters();
         Some(entry)
+    }
+
+    /// The catalogs of the same databases under a later list of nodes, not loaded yet.
+    fn followed(&self) -> Arc<Self> {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let followed = entries
+            .iter()
+            .map(|(name, entry)| (Arc::clone(name), entry.followed()));
+        let next = self.successor.get_or_init(|| {
+            Arc::new(Self {
+                entries: Mutex::new(followed.collect()),
+                ..Self::default()
+            })
+        });
+        Arc::clone(next)
     }
 
     /// Every catalog asked for so far.
@@ -188,6 +218,25 @@ impl CatalogDirectory {
                 return;
             }
             added.await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::statement::CatalogEffect;
+
+    #[test]
+    fn a_database_that_is_met_after_a_reload_is_followed_too() {
+        let old = CatalogDirectory::default();
+        let known = old.of("known").unwrap();
+        let new = old.followed();
+        let late = old.of("late").unwrap();
+        for (name, catalog) in [("known", known), ("late", late)] {
+            let before = new.of(name).unwrap().ddl_mark();
+            catalog.invalidate(&CatalogEffect::MayChange);
+            assert_ne!(new.of(name).unwrap().ddl_mark(), before, "{name}");
         }
     }
 }

@@ -111,7 +111,7 @@ impl RunningClusters {
                 config: Arc::clone(config),
                 ..parts_of(&old.cluster)
             },
-            old => self.build(config, old.map(|old| Arc::clone(&old.cluster.shared))),
+            old => self.build(config, old.as_ref().map(|old| &*old.cluster)),
         };
         let cluster = Arc::new(cluster);
         let mut tasks = JoinSet::new();
@@ -136,20 +136,23 @@ impl RunningClusters {
         }
     }
 
-    fn build(&self, config: &Arc<ClusterConfig>, old: Option<Arc<ClusterMemory>>) -> ServedCluster {
+    fn build(&self, config: &Arc<ClusterConfig>, old: Option<&ServedCluster>) -> ServedCluster {
         let metrics = self.metrics.cluster(config);
         let nodes = config.nodes.len();
         let (now, numbers) = (Instant::now(), self.statement_numbers.clone());
-        let shared = if let Some(old) = old {
-            ClusterMemory::following(&old, nodes, numbers)
+        let snapshot = initial_snapshot(config);
+        let (shared, world) = if let Some(old) = old {
+            let shared = ClusterMemory::following(&old.shared, nodes, numbers);
+            (shared, ClusterWorld::following(&old.world, snapshot, now))
         } else {
             let keys = CausalKeys::new(&self.causality, now);
-            ClusterMemory::new(nodes, numbers, Arc::new(keys))
+            let shared = ClusterMemory::new(nodes, numbers, Arc::new(keys));
+            (shared, ClusterWorld::new(snapshot, now))
         };
         let observer: Arc<dyn PoolObserver> = metrics.clone();
         ServedCluster {
             config: Arc::clone(config),
-            world: Arc::new(ClusterWorld::new(initial_snapshot(config), now)),
+            world: Arc::new(world),
             pools: Arc::new(Pools::new(
                 Arc::clone(config),
                 observer,

@@ -1,10 +1,13 @@
 //! The vocabulary for what a statement means to routing.
 
+mod effect;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::residue::SettingNames;
-use crate::limits::TOUCHED_NAMES;
+
+pub use effect::{CatalogEffect, TouchedKind, TouchedName, TwoPhaseStep};
 
 /// PostgreSQL's transaction access mode, applied to one statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -195,89 +198,6 @@ pub enum SessionEffect {
     MayConfigure(PinReason, SettingNames),
     /// A statement for the proxy itself.
     Proxy(ProxyStatement),
-}
-
-/// Whether a statement may change what the catalog knowledge was built from.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub enum CatalogEffect {
-    /// No DDL.
-    #[default]
-    None,
-    /// DDL that only takes things away, or lessens what reads must obey: a verdict that was right before
-    /// is still no milder than it has to be, and a load may find a milder one.
-    Removes,
-    /// DDL that matters only to texts that name one of these, or something that reaches one. Without
-    /// names it matters to no read; event triggers may do more.
-    Touches(Arc<[TouchedName]>),
-    /// DDL whose reach the text does not tell, or code that may run DDL.
-    MayChange,
-}
-
-impl CatalogEffect {
-    /// The effect of both.
-    #[must_use]
-    pub fn and(&self, other: &Self) -> Self {
-        match (self, other) {
-            // Without names there is nothing to load for.
-            (Self::Removes, Self::Touches(names)) | (Self::Touches(names), Self::Removes)
-                if names.is_empty() =>
-            {
-                Self::Removes
-            }
-            (Self::None | Self::Removes, Self::MayChange | Self::Touches(_)) => other.clone(),
-            (Self::None, effect) | (effect, Self::None | Self::Removes) => effect.clone(),
-            (Self::Touches(one), Self::Touches(two)) => {
-                let new = two.iter().filter(|name| !one.contains(name));
-                let all: Arc<[TouchedName]> = one.iter().chain(new).cloned().collect();
-                if all.len() <= TOUCHED_NAMES {
-                    Self::Touches(all)
-                } else {
-                    Self::MayChange
-                }
-            }
-            (Self::MayChange, _) | (_, Self::MayChange) => Self::MayChange,
-        }
-    }
-}
-
-/// Something that DDL adds, changes or drops.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct TouchedName {
-    /// As the catalog has it, without a schema.
-    pub name: Box<str>,
-    /// What it names.
-    pub kind: TouchedKind,
-}
-
-/// What a touched name names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum TouchedKind {
-    /// A relation or row type with further columns, of types that come with the server.
-    Columns,
-    /// A permanent table that is new and can be read like any other: nothing but columns of types that
-    /// come with the server.
-    NewTable,
-    /// What is read under this name. It is not another type than before, or is a new one.
-    Rows,
-    /// A relation or a type.
-    Relation,
-    /// An operator, or what constructs use that compare without naming one.
-    Operator,
-    /// A function, procedure or aggregate that is new; there may be others of this name.
-    NewRoutine,
-    /// A function, procedure or aggregate.
-    Routine,
-}
-
-impl TouchedKind {
-    /// The kind of what has both.
-    #[must_use]
-    pub fn and(self, other: Self) -> Self {
-        match (self.min(other), self.max(other)) {
-            (Self::Relation, Self::NewRoutine) => Self::Routine,
-            (_, more) => more,
-        }
-    }
 }
 
 /// Why a statement was classified as it was: a metric label and a column of the fixtures.

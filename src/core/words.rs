@@ -3,7 +3,7 @@
 
 use super::statement::{
     AccessMode, CatalogEffect, Classification, Hint, SessionEffect, SettingChange,
-    StatementVerdict, TransactionControl,
+    StatementVerdict, TransactionControl, TwoPhaseStep,
 };
 
 /// The class of a statement.
@@ -69,7 +69,12 @@ pub fn effects(verdict: &StatementVerdict) -> Vec<String> {
         SessionEffect::Proxy(_) => facts.push("is a statement for pgweir itself".into()),
     }
     match &verdict.catalog {
-        CatalogEffect::None | CatalogEffect::Removes => {}
+        CatalogEffect::None
+        | CatalogEffect::Removes
+        | CatalogEffect::TwoPhase(TwoPhaseStep::Prepare | TwoPhaseStep::Rollback, _) => {}
+        CatalogEffect::TwoPhase(TwoPhaseStep::Commit, name) => facts.push(format!(
+            "makes pgweir load the catalog again unless the transaction {name} is known to have changed nothing in it"
+        )),
         CatalogEffect::MayChange => facts.push("makes pgweir load the catalog again".into()),
         CatalogEffect::Touches(names) => facts.extend(
             names

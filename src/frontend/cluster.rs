@@ -11,13 +11,14 @@ use crate::backend::pool::{PoolKey, Pools};
 use crate::config::ClusterConfig;
 use crate::core::causality::keys::NodeList;
 use crate::core::snapshot::NodeId;
+use crate::core::statement::CatalogEffect;
 use crate::frontend::causal_keys::CausalKeys;
 use crate::frontend::classification::LearnedWrites;
 use crate::frontend::spill::SpillShares;
 use crate::frontend::statements::{StatementNumbers, StatementRegistry};
 use crate::limits::CATALOGS_PER_CLUSTER;
 use crate::metrics::ClusterMetrics;
-use crate::world::ClusterWorld;
+use crate::world::{ClusterWorld, DatabaseCatalog};
 
 /// One cluster as sessions use it. A reload makes a new one; what still fits is shared.
 #[derive(Debug)]
@@ -82,6 +83,7 @@ impl ClusterMemory {
         let list = NodeList(old.list.0.saturating_add(1));
         Self {
             list,
+            statements: StatementRegistry::following(&old.statements),
             ..Self::new(nodes, numbers, Arc::clone(&old.keys))
         }
     }
@@ -114,11 +116,12 @@ impl ClusterMemory {
         place % one_in == 0
     }
 
-    /// Notes that DDL is under way until the guard is dropped.
-    pub fn changing(self: &Arc<Self>) -> Changing {
+    /// Notes that DDL is under way in a database until the guard is dropped or settled.
+    pub fn changing(self: &Arc<Self>, catalog: Option<&Arc<DatabaseCatalog>>) -> Changing {
         self.statements.begin_change();
         Changing {
             memory: Arc::clone(self),
+            unsettled: catalog.map(Arc::clone),
         }
     }
 
@@ -167,14 +170,65 @@ impl Drop for UnderWay {
     }
 }
 
-/// DDL under way on a connection.
+/// DDL under way on a connection. Dropped before its end is known, it may have changed anything.
 #[derive(Debug)]
 pub struct Changing {
     memory: Arc<ClusterMemory>,
+    unsettled: Option<Arc<DatabaseCatalog>>,
+}
+
+impl Changing {
+    /// The node has answered, and what that means for the catalog was noted.
+    pub fn settle(mut self) {
+        self.unsettled = None;
+    }
 }
 
 impl Drop for Changing {
     fn drop(&mut self) {
+        if let Some(catalog) = &self.unsettled {
+            catalog.invalidate(&CatalogEffect::MayChange);
+        }
         self.memory.statements.end_change();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::config::CausalityConfig;
+
+    fn memory() -> Arc<ClusterMemory> {
+        let config = CausalityConfig {
+            store: None,
+            key_ttl: Duration::from_secs(1),
+            max_keys: 1,
+            secret: None,
+        };
+        let keys = CausalKeys::new(&config, Instant::now());
+        let numbers = StatementNumbers::default();
+        Arc::new(ClusterMemory::new(1, numbers, Arc::new(keys)))
+    }
+
+    #[test]
+    fn ddl_whose_end_nobody_has_seen_may_have_changed_anything() {
+        let (memory, catalog) = (memory(), Arc::new(DatabaseCatalog::default()));
+        let before = catalog.ddl_mark();
+        memory.changing(Some(&catalog)).settle();
+        assert_eq!(catalog.ddl_mark(), before);
+        drop(memory.changing(Some(&catalog)));
+        assert_ne!(catalog.ddl_mark(), before);
+    }
+
+    #[test]
+    fn ddl_under_an_earlier_list_of_nodes_is_under_way_under_the_later_too() {
+        let old = memory();
+        let changing = old.changing(None);
+        let new = ClusterMemory::following(&old, 2, StatementNumbers::default());
+        assert!(new.statements.is_changing());
+        changing.settle();
+        assert!(!new.statements.is_changing());
     }
 }

@@ -157,9 +157,9 @@ impl StatementNumbers {
 pub struct StatementRegistry {
     numbers: StatementNumbers,
     /// Grows when tables may have changed: what is prepared then is parsed anew.
-    generation: AtomicU64,
+    generation: Arc<AtomicU64>,
     /// How many connections run DDL whose outcome is open.
-    changing: AtomicU64,
+    changing: Arc<AtomicU64>,
     known: Mutex<Shared>,
 }
 
@@ -174,11 +174,24 @@ impl StatementRegistry {
     /// No statements yet.
     pub fn new(numbers: StatementNumbers) -> Self {
         Self {
-            generation: AtomicU64::new(numbers.next()),
+            generation: Arc::new(AtomicU64::new(numbers.next())),
             numbers,
-            changing: AtomicU64::new(0),
+            changing: Arc::default(),
             known: Mutex::default(),
         }
+    }
+
+    /// No statements yet, for another list of nodes. DDL of sessions that still use `old` concerns both.
+    #[must_use]
+    pub fn following(old: &Self) -> Self {
+        let new = Self {
+            generation: Arc::clone(&old.generation),
+            changing: Arc::clone(&old.changing),
+            ..Self::new(old.numbers.clone())
+        };
+        // Nothing is known of what these nodes have.
+        new.begin_generation();
+        new
     }
 
     /// The statement with this text, types and settings; a new one if no session has it.

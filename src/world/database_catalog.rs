@@ -6,16 +6,20 @@
 //!   later DDL stays doubtful.
 //! * A reader takes no lock.
 
+mod prepared;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::Notify;
 
 use crate::core::catalog::{Catalog, TouchedNames};
-use crate::core::statement::{CatalogEffect, TouchedName};
+use crate::core::statement::{CatalogEffect, TouchedName, TwoPhaseStep};
 use crate::limits::TOUCHED_NAMES;
+
+pub use prepared::PreparedTransactions;
 
 /// The catalog of one database with the DDL that was seen since it was loaded.
 #[derive(Debug)]
@@ -26,10 +30,15 @@ pub struct DatabaseCatalog {
     /// A read has met something that is not known now.
     wanted: AtomicBool,
     changed: Notify,
+    /// What transactions may have changed that are prepared and not committed yet.
+    pub prepared: PreparedTransactions,
     /// When pgweir first met the database.
     since: Instant,
     /// When a write was last acknowledged, in nanoseconds since then; 0 for never.
-    written: AtomicU64,
+    written: Arc<AtomicU64>,
+    /// The catalog of the same database under a later list of nodes: what sessions do that still use the
+    /// earlier one is noted there too.
+    successor: OnceLock<Arc<DatabaseCatalog>>,
 }
 
 /// How much DDL had been seen when a load began.
@@ -77,13 +86,33 @@ impl Default for DatabaseCatalog {
             standing: ArcSwapOption::empty(),
             wanted: AtomicBool::new(false),
             changed: Notify::new(),
+            prepared: PreparedTransactions::default(),
             since: Instant::now(),
-            written: AtomicU64::new(0),
+            written: Arc::default(),
+            successor: OnceLock::new(),
         }
     }
 }
 
 impl DatabaseCatalog {
+    /// The catalog of the same database under a later list of nodes, not loaded yet; the first call
+    /// decides.
+    pub fn followed(&self) -> Arc<Self> {
+        let followed = self.successor.get_or_init(|| {
+            Arc::new(Self {
+                since: self.since,
+                written: Arc::clone(&self.written),
+                ..Self::default()
+            })
+        });
+        Arc::clone(followed)
+    }
+
+    /// Has `next` follow, unless something does already.
+    pub fn follow_with(&self, next: Arc<Self>) {
+        let _earlier = self.successor.set(next);
+    }
+
     /// The catalog, if it is loaded and nothing in it is doubtful; else a load is wanted.
     pub fn current(&self) -> Option<Arc<Catalog>> {
         let standing = self.standing.load();
@@ -129,10 +158,18 @@ impl DatabaseCatalog {
 
     /// Notes that DDL may have run: what it reaches is doubtful until the next load.
     pub fn invalidate(&self, effect: &CatalogEffect) {
+        self.invalidate_own(effect);
+        if let Some(next) = self.successor.get() {
+            next.invalidate(effect);
+        }
+    }
+
+    fn invalidate_own(&self, effect: &CatalogEffect) {
         let mut history = self.lock();
         let names: Option<&[TouchedName]> = match effect {
-            CatalogEffect::None => return,
-            CatalogEffect::MayChange => None,
+            CatalogEffect::None
+            | CatalogEffect::TwoPhase(TwoPhaseStep::Prepare | TwoPhaseStep::Rollback, _) => return,
+            CatalogEffect::MayChange | CatalogEffect::TwoPhase(TwoPhaseStep::Commit, _) => None,
             CatalogEffect::Removes => Some(&[]),
             CatalogEffect::Touches(names) => Some(names),
         };

@@ -140,6 +140,7 @@ pub(super) fn statement(sql: &[u8], pieces: &[Piece<'_>]) -> StatementFacts {
     if let Some((control, clarity)) = transaction::control(pieces) {
         let facts = StatementFacts {
             transaction: control,
+            catalog: transaction::effect(sql, pieces),
             ..StatementFacts::plain(Reason::TransactionControl)
         };
         return match clarity {

@@ -1,7 +1,12 @@
 //! Transaction control in every spelling (`TransactionStmt` in `src/backend/parser/gram.y`).
 
 use super::lexer::{Kind, Piece};
-use crate::core::statement::{AccessMode, Chain, Isolation, TransactionControl, TransactionModes};
+use crate::core::statement::{
+    AccessMode, CatalogEffect, Chain, Isolation, TransactionControl, TransactionModes, TwoPhaseStep,
+};
+
+/// The name of a prepared transaction is shorter (`GIDSIZE`, `src/include/access/xact.h`).
+const NAME_BYTES: usize = 200;
 
 /// Whether every word of a statement was understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +33,35 @@ pub(super) fn control(pieces: &[Piece<'_>]) -> Option<(TransactionControl, Clari
         "prepare" if second == Some("transaction") => clear(TransactionControl::TwoPhase),
         _ => None,
     }
+}
+
+/// What transaction control does to the catalog: COMMIT PREPARED has what was prepared take place.
+pub(super) fn effect(sql: &[u8], pieces: &[Piece<'_>]) -> CatalogEffect {
+    let [first, second, rest @ ..] = pieces else {
+        return CatalogEffect::None;
+    };
+    let step = match (first.word(), second.word()) {
+        (Some("prepare"), Some("transaction")) => TwoPhaseStep::Prepare,
+        (Some("commit"), Some("prepared")) => TwoPhaseStep::Commit,
+        (Some("rollback"), Some("prepared")) => TwoPhaseStep::Rollback,
+        _ => return CatalogEffect::None,
+    };
+    match (two_phase_name(sql, rest), step) {
+        (Some(name), step) => CatalogEffect::TwoPhase(step, name.into()),
+        (None, TwoPhaseStep::Commit) => CatalogEffect::MayChange,
+        // It remains unknown what a name stands for that is not read here.
+        (None, TwoPhaseStep::Prepare | TwoPhaseStep::Rollback) => CatalogEffect::None,
+    }
+}
+
+/// The name of a prepared transaction, if it is written so that it means the same to every session.
+fn two_phase_name<'a>(sql: &'a [u8], rest: &[Piece<'_>]) -> Option<&'a str> {
+    let [literal] = rest else { return None };
+    let raw = sql.get(literal.start..literal.end)?;
+    let name = raw.strip_prefix(b"'")?.strip_suffix(b"'")?;
+    let odd = name.iter().any(|byte| matches!(byte, b'\'' | b'\\'));
+    let fits = !odd && name.len() < NAME_BYTES;
+    std::str::from_utf8(name).ok().filter(|_| fits)
 }
 
 /// Skips WORK or TRANSACTION.

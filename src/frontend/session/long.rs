@@ -1,13 +1,13 @@
 //! Segments that are longer than is worth holding, and COPY data: sent on as they arrive.
 
 use super::link::{ClientSide, Link, Pause, Until};
-use super::plan::Plan;
+use super::plan::{Plan, unread};
 use super::refusal::length_refusal;
 use super::serve::Extent;
 use super::{Session, SessionEnd, SessionTexts, now};
 use crate::core::router::{RouteReason, RouteRequest};
 use crate::core::snapshot::NodeRole;
-use crate::core::statement::PinReason;
+use crate::core::statement::{CatalogEffect, PinReason};
 use crate::frontend::buffers::BufferSize;
 use crate::frontend::error::{Limit, ProxyError};
 use crate::limits::{SEGMENT_BYTES, STATEMENT_BYTES};
@@ -159,6 +159,14 @@ impl Session {
             }
             if let Some(end) = link.ends_with.take() {
                 self.pin_for_good(PinReason::NotUnderstood);
+                plan.executed.push(unread(match end {
+                    SegmentEnd::FunctionCall => CatalogEffect::None,
+                    SegmentEnd::Query
+                    | SegmentEnd::Sync
+                    | SegmentEnd::Flush
+                    | SegmentEnd::Terminate
+                    | SegmentEnd::StrayCopy => CatalogEffect::MayChange,
+                }));
                 return Ok(Fed::End(end));
             }
             let filled = self.inbound.filled();
@@ -242,7 +250,7 @@ impl Session {
 
     /// Passes a message unread that ends the segment.
     fn pass_raw(&mut self, link: &mut Link, header: FrameHeader) {
-        link.changing = Some(self.cluster.shared.changing());
+        link.changing = Some(self.cluster.shared.changing(self.catalog.as_ref()));
         link.replies.push(Expected::Query(Disposition::Forward));
         self.state.unnamed = None;
         link.lease.unnamed_owner = None;

@@ -17,6 +17,7 @@ mod choose;
 mod comparison;
 mod copy;
 mod crossing;
+mod ddl;
 mod explain;
 #[cfg(fuzzing)]
 #[doc(hidden)]

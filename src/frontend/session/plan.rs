@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use crate::core::router::{RouteReason, Target};
 use crate::core::segment::{Begun, target};
-use crate::core::statement::{Classification, Consistency, Reason, SessionEffect};
+use crate::core::statement::{
+    AccessMode, CatalogEffect, Classification, Consistency, Hint, PinReason, Reason, SessionEffect,
+    StatementVerdict, TransactionControl,
+};
 use crate::frontend::classification::CachedText;
 use crate::frontend::error::ProxyError;
 use crate::frontend::session::state::SessionState;
@@ -251,7 +254,10 @@ impl Plan {
                     Named::Statement(_) => {}
                 }
             }
-            tag::FUNCTION_CALL => self.needs = Needs::Primary,
+            tag::FUNCTION_CALL => {
+                self.needs = Needs::Primary;
+                self.executed.push(unread(CatalogEffect::None));
+            }
             _ => {}
         }
         Ok(())
@@ -334,6 +340,24 @@ impl Plan {
         };
         known.map(|statement| Arc::clone(&statement.text))
     }
+}
+
+/// What may be said of a call or a text that nobody has read: it may have written.
+pub(super) fn unread(catalog: CatalogEffect) -> Arc<Classification> {
+    let verdict = StatementVerdict {
+        access: AccessMode::ReadWrite,
+        transaction: TransactionControl::None,
+        session: SessionEffect::Pins(PinReason::ServerResource),
+        catalog: catalog.clone(),
+        reason: Reason::Code,
+    };
+    Arc::new(Classification {
+        access: AccessMode::ReadWrite,
+        reason: Reason::Code,
+        statements: Box::new([verdict]),
+        catalog,
+        hint: Hint::default(),
+    })
 }
 
 /// Whether the text is one statement for pgweir itself.

@@ -11,7 +11,7 @@ use super::plan::{Needs, Plan, Settings};
 use super::settle::Batch;
 use super::translate::{Comparing, Destination, Translation, Unsure};
 use super::{Next, Session, SessionEnd, SessionTexts, Skipping, now, own};
-use crate::core::statement::{CatalogEffect, ProxyStatement, SessionEffect};
+use crate::core::statement::{ProxyStatement, SessionEffect};
 use crate::frontend::buffers::BufferSize;
 use crate::frontend::error::{ProxyError, Severity};
 use crate::protocol::backend::TransactionStatus;
@@ -378,8 +378,8 @@ impl Session {
     /// Lets nobody take a statement for current while DDL of the segment is under way.
     pub(super) fn expect_changes(&self, link: &mut Link, plan: &Plan) {
         let mut effects = plan.executed.iter().map(|text| &text.catalog);
-        if link.changing.is_none() && effects.any(|effect| *effect != CatalogEffect::None) {
-            link.changing = Some(self.cluster.shared.changing());
+        if link.changing.is_none() && effects.any(|effect| self.may_change_catalog(effect)) {
+            link.changing = Some(self.cluster.shared.changing(self.catalog.as_ref()));
         }
     }
 

@@ -130,10 +130,9 @@ impl Session {
             block.discarded = Discarded::Yes;
         }
         self.note_pins(plan, &link);
-        if was_open || is_open || !leaves_nothing(plan, link.scanner.outcome) {
-            for text in &plan.executed {
-                self.invalidate_catalog(&text.catalog);
-            }
+        let outcome = link.scanner.outcome;
+        if was_open || is_open || !leaves_nothing(plan, outcome) {
+            self.change_catalog(plan, &block.catalog, outcome);
         }
         if link.scanner.last_error == Some(FEATURE_NOT_SUPPORTED) {
             // Perhaps "cached plan must not change result type", after DDL that nobody sent this way.
@@ -168,7 +167,6 @@ impl Session {
                 Began::Here
             };
             self.end_block(&block, &mut link, plan, began);
-            link.changing = None;
             self.note_seen(&block, &link, (extent.arrived, at));
             self.state.end_local();
         }
@@ -259,19 +257,12 @@ impl Session {
         catalog.current()
     }
 
-    fn invalidate_catalog(&self, effect: &CatalogEffect) {
-        if *effect == CatalogEffect::None {
-            return;
-        }
-        self.cluster.shared.statements.begin_generation();
-        if let Some(catalog) = &self.catalog {
-            catalog.invalidate(effect);
-        }
-    }
-
     /// The session stands outside a block: what was set in it holds or is gone.
     fn end_block(&mut self, block: &OpenBlock, link: &mut Link, plan: &Plan, began: Began) {
         let outcome = link.scanner.outcome;
+        if let Some(changing) = link.changing.take() {
+            changing.settle();
+        }
         if block.discarded == Discarded::Yes {
             let undone = outcome.has(Outcome::ERROR) || outcome.has(Outcome::ROLLED_BACK);
             if undone || !block.settings.is_empty() {
@@ -448,7 +439,11 @@ impl OpenBlock {
         if statement.transaction == TransactionControl::Savepoint {
             self.savepoints = Savepoints::Some;
         }
-        if statement.catalog != CatalogEffect::None {
+        // What is prepared is not done in this block.
+        if !matches!(
+            statement.catalog,
+            CatalogEffect::None | CatalogEffect::TwoPhase(..)
+        ) {
             self.catalog = self.catalog.and(&statement.catalog);
         }
         if let SessionEffect::Setting(change) = &statement.session {

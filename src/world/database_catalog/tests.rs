@@ -132,6 +132,39 @@ fn the_last_write_of_anybody_is_known_and_never_moves_back() {
 }
 
 #[test]
+fn what_sessions_do_under_an_earlier_list_of_nodes_is_noted_under_the_later() {
+    let first = DatabaseCatalog::default();
+    let middle = first.followed();
+    let last = middle.followed();
+    assert!(last.latest().is_none(), "other nodes may have other tables");
+    for catalog in [&first, &middle, &last] {
+        load(catalog);
+    }
+    assert_eq!(reason(&last, &of("a")), Reason::Read);
+    ddl(&first, "alter table a set unlogged");
+    assert_eq!(reason(&last, &of("a")), Reason::CatalogUnknown);
+    ddl(&last, "alter table b set unlogged");
+    assert_eq!(reason(&first, &of("b")), Reason::Read);
+    let now = Instant::now() + Duration::from_secs(1);
+    first.note_write(now);
+    assert!(last.last_write() >= Some(now));
+}
+
+#[test]
+fn a_commit_of_what_was_prepared_elsewhere_makes_everything_doubtful() {
+    for (sql, expected) in [
+        ("prepare transaction 'x'", Reason::Read),
+        ("rollback prepared 'x'", Reason::Read),
+        ("commit prepared 'x'", Reason::CatalogUnknown),
+    ] {
+        let catalog = DatabaseCatalog::default();
+        load(&catalog);
+        ddl(&catalog, sql);
+        assert_eq!(reason(&catalog, &of("a")), expected, "{sql}");
+    }
+}
+
+#[test]
 fn a_new_operator_makes_doubtful_what_uses_its_name() {
     let catalog = DatabaseCatalog::default();
     load(&catalog);

@@ -9,6 +9,7 @@ fn touched(sql: &str) -> String {
         CatalogEffect::None => "-".to_owned(),
         CatalogEffect::Removes => "less".to_owned(),
         CatalogEffect::MayChange => "*".to_owned(),
+        CatalogEffect::TwoPhase(..) => panic!("{sql} is no DDL"),
         CatalogEffect::Touches(names) => {
             let written = names.iter().map(|touched| match touched.kind {
                 TouchedKind::Columns => format!("{}+", touched.name),

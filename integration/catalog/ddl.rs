@@ -1,0 +1,103 @@
+//! What DDL has changed is known before the next read, whichever way it takes place.
+
+use std::time::Duration;
+
+use pgweir::sandbox::{ClusterOptions, LocalCluster};
+use tokio::time::sleep;
+
+use crate::harness::wire::Wire;
+use crate::harness::{Proxy, eventually};
+
+/// Tells which node it ran on; reads of it may run on a replica while it is not volatile.
+const STABLE: &str = "CREATE OR REPLACE FUNCTION marked() RETURNS bool LANGUAGE sql STABLE AS 'SELECT pg_is_in_recovery()'";
+const VOLATILE: &str = "CREATE OR REPLACE FUNCTION marked() RETURNS bool LANGUAGE sql VOLATILE AS 'SELECT pg_is_in_recovery()'";
+
+/// How long the primary must serve: longer than it takes to load the catalog, and much shorter than the
+/// time after which it is loaded in any case.
+const KEPT: Duration = Duration::from_secs(2);
+
+async fn start() -> (LocalCluster, Proxy) {
+    let options = ClusterOptions::new(1).with_setting("max_prepared_transactions", "10");
+    let cluster = LocalCluster::start(options).await.unwrap();
+    cluster.sql(0, STABLE).await.unwrap();
+    cluster.sql(0, "CREATE TABLE w (id int)").await.unwrap();
+    cluster.wait_for_replay(1).await.unwrap();
+    let proxy = Proxy::start(&cluster, "consistency: { default: eventual }").await;
+    (cluster, proxy)
+}
+
+fn is_read_on_a_replica(port: u16) -> bool {
+    Wire::connect(port).value("SELECT marked()") == "t"
+}
+
+async fn becomes_a_read_of_a_replica(port: u16) {
+    let read = async || is_read_on_a_replica(port);
+    eventually("a replica serves the function", read).await;
+}
+
+async fn stays_on_the_primary(port: u16) {
+    let until = tokio::time::Instant::now() + KEPT;
+    while tokio::time::Instant::now() < until {
+        assert!(
+            !is_read_on_a_replica(port),
+            "a replica runs a volatile function"
+        );
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_prepared_transaction_has_changed_is_known_when_it_commits() {
+    let (_cluster, proxy) = start().await;
+    let mut other = Wire::connect(proxy.port());
+    for (name, sql) in [("data", "INSERT INTO w VALUES (1)"), ("ddl", VOLATILE)] {
+        let mut preparing = Wire::connect(proxy.port());
+        preparing.run("BEGIN");
+        preparing.run(sql);
+        preparing.run(&format!("PREPARE TRANSACTION '{name}'"));
+    }
+    becomes_a_read_of_a_replica(proxy.port()).await;
+    other.run("COMMIT PREPARED 'data'");
+    assert!(
+        is_read_on_a_replica(proxy.port()),
+        "a transaction without DDL changes nothing in the catalog"
+    );
+    other.run("COMMIT PREPARED 'ddl'");
+    stays_on_the_primary(proxy.port()).await;
+    other.run(STABLE);
+    becomes_a_read_of_a_replica(proxy.port()).await;
+}
+
+#[tokio::test]
+async fn what_was_prepared_without_pgweir_may_have_changed_anything() {
+    let (cluster, proxy) = start().await;
+    becomes_a_read_of_a_replica(proxy.port()).await;
+    let script = format!("BEGIN; {VOLATILE}; PREPARE TRANSACTION 'unseen'");
+    cluster.sql(0, &script).await.unwrap();
+    Wire::connect(proxy.port()).run("COMMIT PREPARED 'unseen'");
+    stays_on_the_primary(proxy.port()).await;
+}
+
+#[tokio::test]
+async fn ddl_under_way_while_the_nodes_are_reloaded_is_known_when_it_commits() {
+    let (cluster, mut proxy) = start().await;
+    becomes_a_read_of_a_replica(proxy.port()).await;
+    let mut changing = Wire::connect(proxy.port());
+    changing.run("BEGIN");
+    changing.run(VOLATILE);
+    let nodes: Vec<String> = cluster
+        .nodes()
+        .map(|node| {
+            let port = cluster.port(node);
+            format!("{{ name: node{node}, host: 127.0.0.1, port: {port}, weight: 2 }}")
+        })
+        .collect();
+    let nodes = nodes.join(", ");
+    proxy.reconfigure(&format!("clusters: {{ main: {{ nodes: [{nodes}] }} }}"));
+    proxy.reload();
+    let reloaded = async || proxy.log().contains("configuration reloaded");
+    eventually("the reload is done", reloaded).await;
+    becomes_a_read_of_a_replica(proxy.port()).await;
+    changing.run("COMMIT");
+    stays_on_the_primary(proxy.port()).await;
+}

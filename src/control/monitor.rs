@@ -17,14 +17,16 @@ use super::limits::{
     MONITOR_BACKOFF, PROBE_EAGER_PERIOD, PROBE_INTERVAL, PROBE_INTERVAL_WITHOUT_PRIMARY,
     PROBE_MIN_INTERVAL, PROBE_PATIENT_INTERVAL, PROBE_WANTED_PERIOD,
 };
-use super::probe::{Answer, ProbeConnection, ProbeError};
+use super::probe::{Answer, ProbeConnection, ProbeError, Waited};
 use super::publisher::Publisher;
 use crate::config::{ClusterConfig, NodeConfig};
 use crate::core::causality::positions::PositionSample;
 use crate::core::crossing::{Listing, Scope};
 use crate::core::freshness::PrimarySample;
 use crate::core::freshness::observer::ClusterObserver;
+use crate::core::freshness::replay_wait::{self, Ability, Occasion, ReplayState, WaitOutcome};
 use crate::core::freshness::service::STATEMENT_INTERVAL;
+use crate::core::lsn::Lsn;
 use crate::core::snapshot::NodeId;
 use crate::metrics::ClusterMetrics;
 use crate::world::ClusterWorld;
@@ -112,6 +114,8 @@ enum Pace {
     },
     Replica {
         asked_at: Instant,
+        replay: ReplayState,
+        ability: Ability,
     },
     /// Nothing that a session waits for makes a service renew what it states.
     Steady {
@@ -185,20 +189,70 @@ impl NodeWatcher {
             .publisher
             .observe(|observer| observer.on_connected(self.id, identity));
         let mut questions = Questions::default();
+        let mut target = None;
         loop {
-            let answer = match connection.ask().await {
+            let answer = match self.ask(connection, target).await {
                 Ok(answer) => answer,
                 Err(error) => return error,
             };
             pauses.reset();
             self.watch.metrics.count_position_sample(self.id);
-            let pace = self.take(answer);
+            let pace = self.take(answer, connection.replay_wait());
             while let Due::Crossing(crossing) = self.pause(connection, pace, &questions).await {
                 let answered = self.answer(connection, &mut questions, crossing).await;
                 if let Err(error) = answered {
                     return error;
                 }
             }
+            target = self.target(pace, Instant::now());
+        }
+    }
+
+    /// Asks the node what it is and how far it has come: behind `target`, if there is one.
+    async fn ask(
+        &self,
+        connection: &mut ProbeConnection,
+        target: Option<Lsn>,
+    ) -> Result<Answer, ProbeError> {
+        let Some(target) = target else {
+            return connection.ask().await;
+        };
+        let (answer, waited) = connection.ask_behind(target).await?;
+        self.note_wait(&waited);
+        Ok(answer)
+    }
+
+    /// Which position the node's server is to wait for before it is asked.
+    fn target(&self, pace: Pace, now: Instant) -> Option<Lsn> {
+        let (replay, ability) = match pace {
+            Pace::Replica {
+                replay, ability, ..
+            } => (replay, ability),
+            Pace::Primary { .. } | Pace::Steady { .. } => return None,
+        };
+        let publisher = &self.watch.publisher;
+        let crossed = publisher.world().crossings.replica_asked_at(self.id);
+        replay_wait::target(&Occasion {
+            ability,
+            replay,
+            wanted: self.watch.wanted_for(self.id, now),
+            missing: publisher.look(|observer| observer.missing(self.id)),
+            crossed: crossed.map(|at| now.saturating_duration_since(at)),
+        })
+    }
+
+    fn note_wait(&self, waited: &Waited) {
+        self.watch
+            .metrics
+            .count_replay_wait(self.id, waited.outcome);
+        match waited.outcome {
+            WaitOutcome::Reached | WaitOutcome::TimedOut | WaitOutcome::NotInRecovery => {}
+            WaitOutcome::Refused => tracing::warn!(
+                cluster = &*self.watch.cluster.name,
+                node = &*self.node.name,
+                why = waited.refusal.as_deref().unwrap_or("an unknown answer"),
+                "WAIT FOR LSN is refused: the replica is asked again and again instead"
+            ),
         }
     }
 
@@ -250,7 +304,7 @@ impl NodeWatcher {
         }
     }
 
-    fn take(&self, answer: Answer) -> Pace {
+    fn take(&self, answer: Answer, ability: Ability) -> Pace {
         match answer {
             Answer::Primary(sample) => {
                 self.watch
@@ -262,12 +316,14 @@ impl NodeWatcher {
                     asked_at: sample.sent,
                 }
             }
-            Answer::Replica(sample, _) => {
+            Answer::Replica(sample, detail) => {
                 self.watch
                     .publisher
                     .observe(|observer| observer.on_replica(self.id, sample));
                 Pace::Replica {
                     asked_at: sample.sent,
+                    replay: detail.replay,
+                    ability,
                 }
             }
             Answer::Writer(sample) => {
@@ -340,7 +396,7 @@ impl NodeWatcher {
     async fn probe_due(&self, pace: Pace) {
         match pace {
             Pace::Primary { asked_at } => self.primary_due(asked_at).await,
-            Pace::Replica { asked_at } => self.replica_due(asked_at).await,
+            Pace::Replica { asked_at, .. } => self.replica_due(asked_at, pace).await,
             Pace::Steady { asked_at } => sleep_after(asked_at, STATEMENT_INTERVAL).await,
         }
     }
@@ -360,7 +416,7 @@ impl NodeWatcher {
 
     /// A replica is asked again quickly while somebody waits for it, and at once when a new
     /// position of the primary has come that it did not have yet.
-    async fn replica_due(&self, asked_at: Instant) {
+    async fn replica_due(&self, asked_at: Instant, pace: Pace) {
         let (Some(wake), elected) = (
             self.watch.wakes.get(self.id.index()),
             self.watch.publisher.look(ClusterObserver::primary),
@@ -372,9 +428,12 @@ impl NodeWatcher {
         } else {
             PROBE_INTERVAL_WITHOUT_PRIMARY
         };
-        let interval = match self.watch.wanted_for(self.id, Instant::now()) {
+        let now = Instant::now();
+        let interval = match self.watch.wanted_for(self.id, now) {
             None => slow,
             Some(since) if since < PROBE_EAGER_PERIOD => PROBE_MIN_INTERVAL,
+            // Its server waits, so it is not asked more often by that.
+            Some(_) if self.target(pace, now).is_some() => PROBE_MIN_INTERVAL,
             Some(_) => PROBE_PATIENT_INTERVAL,
         };
         tokio::select! {

@@ -4,27 +4,32 @@
 //! * Role and positions come from the same row, so a position is never read in the wrong role.
 //! * Every network await has a deadline; no error carries a password.
 //! * A value that is NULL or malformed is an error or `None`, never zero.
+//! * A server that is made to wait first is still judged by the probe alone.
 //! * A node that refuses to show its positions is asked in its service's way, by `service`, for as long
 //!   as the connection lives.
 
+mod error;
+mod replay_wait;
 mod service;
 
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 use tokio::time::{timeout, timeout_at};
-use tokio_postgres::error::SqlState;
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Row, Statement};
 
-use super::connect::{OpenError, connect};
+use super::connect::connect;
 use super::limits::{MONITOR_CONNECT_DEADLINE, PROBE_DEADLINE};
-use crate::backend::error::ConnectError;
 use crate::config::{ClusterConfig, NodeConfig};
 use crate::core::freshness::observer::{NodeIdentity, ServerIdentity};
+use crate::core::freshness::replay_wait::{Ability, REPLAY_WAIT, ReplayState, WaitOutcome};
 use crate::core::freshness::service::{ReaderSample, WriterSample};
 use crate::core::freshness::{PrimarySample, ReplicaSample, WalGeometry};
 use crate::core::lsn::Lsn;
+
+pub use error::ProbeError;
+pub use replay_wait::Waited;
 
 /// What holds for as long as a connection lives.
 const IDENTITY_SQL: &str = "\
@@ -34,7 +39,8 @@ SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::int8,
        pg_size_bytes(current_setting('wal_segment_size')),
        current_setting('server_version'),
        pg_has_role('pg_read_all_stats', 'USAGE'),
-       to_regprocedure('pg_catalog.aurora_replica_status()') IS NOT NULL";
+       to_regprocedure('pg_catalog.aurora_replica_status()') IS NOT NULL,
+       current_setting('server_version_num')::int4";
 
 /// Role and positions.
 ///
@@ -61,91 +67,6 @@ FROM (SELECT s.in_recovery,
       FROM (SELECT pg_is_in_recovery() AS in_recovery OFFSET 0) s OFFSET 0) p
 LEFT JOIN LATERAL (SELECT w.pid, w.status, w.received_tli
                    FROM pg_stat_wal_receiver w WHERE p.in_recovery OFFSET 0) r ON true";
-
-/// Why a node could not be asked.
-#[derive(Debug, thiserror::Error)]
-pub enum ProbeError {
-    /// No answer in time.
-    #[error("no answer within {}", humane(*.0))]
-    Deadline(Duration),
-    /// There is no socket, or it could not be encrypted.
-    #[error("{}", with_causes(.0))]
-    Socket(#[source] ConnectError),
-    /// The connection was lost, or the server refused.
-    #[error("{}", describe(.0))]
-    Postgres(#[source] tokio_postgres::Error),
-    /// The server has no WAL positions to show, and states nothing in their place as Amazon Aurora does,
-    /// whose replicas share their primary's storage.
-    #[error(
-        "it hides its WAL positions, and has no aurora_replica_status() that could stand for them: pgweir cannot serve this cluster ({})",
-        describe(.0)
-    )]
-    HidesPositions(#[source] tokio_postgres::Error),
-    /// The server answered something that is not what this probe asks for.
-    #[error("unexpected answer: {0}")]
-    Answer(&'static str),
-}
-
-fn humane(duration: Duration) -> String {
-    format!("{} ms", duration.as_millis())
-}
-
-/// The server's own message with its SQLSTATE, or the library's kind of error with its cause.
-fn describe(error: &tokio_postgres::Error) -> String {
-    match error.as_db_error() {
-        Some(db) => format!("{} ({})", db.message(), db.code().code()),
-        None => match std::error::Error::source(error) {
-            Some(cause) => format!("{error}: {cause}"),
-            None => error.to_string(),
-        },
-    }
-}
-
-/// An error with all of its causes, on one line.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
-}
-
-impl From<tokio_postgres::Error> for ProbeError {
-    fn from(error: tokio_postgres::Error) -> Self {
-        if hides_positions(&error) {
-            Self::HidesPositions(error)
-        } else {
-            Self::Postgres(error)
-        }
-    }
-}
-
-/// A function that is missing is an old server's, which hides nothing.
-fn hides_positions(error: &tokio_postgres::Error) -> bool {
-    error
-        .code()
-        .is_some_and(|code| *code == SqlState::FEATURE_NOT_SUPPORTED)
-}
-
-impl From<OpenError> for ProbeError {
-    fn from(error: OpenError) -> Self {
-        match error {
-            OpenError::Socket(error) => Self::Socket(error),
-            OpenError::Login(error) => error.into(),
-        }
-    }
-}
-
-impl ProbeError {
-    /// Whether the server is alive and only lacks room for one more connection (class 53).
-    pub fn is_busy(&self) -> bool {
-        match self {
-            Self::Postgres(error) => error
-                .code()
-                .is_some_and(|code| *code == SqlState::TOO_MANY_CONNECTIONS),
-            Self::HidesPositions(_) | Self::Deadline(_) | Self::Socket(_) | Self::Answer(_) => {
-                false
-            }
-        }
-    }
-}
 
 /// What one probe found.
 #[derive(Debug, Clone, PartialEq)]
@@ -180,15 +101,6 @@ pub enum Streaming {
     No,
 }
 
-/// `pg_get_wal_replay_pause_state()`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReplayState {
-    /// `not paused`.
-    Running,
-    /// `paused` or `pause requested`.
-    Paused,
-}
-
 /// A connection for probes of one node.
 #[derive(Debug)]
 pub struct ProbeConnection {
@@ -197,6 +109,7 @@ pub struct ProbeConnection {
     identity: ServerIdentity,
     server_version: String,
     privilege: Privilege,
+    replay_wait: Ability,
     driver: Driver,
 }
 
@@ -265,6 +178,7 @@ impl ProbeConnection {
             identity: met.identity,
             server_version: met.server_version,
             privilege: met.privilege,
+            replay_wait: met.replay_wait,
             client,
             driver,
         })
@@ -273,6 +187,11 @@ impl ProbeConnection {
     /// What the node said of itself when the connection was made.
     pub const fn identity(&self) -> ServerIdentity {
         self.identity
+    }
+
+    /// Whether the server can be made to wait for a position.
+    pub const fn replay_wait(&self) -> Ability {
+        self.replay_wait
     }
 
     /// For other questions to the same server.
@@ -289,6 +208,37 @@ impl ProbeConnection {
             // How the task ended does not matter: the next probe fails.
             drop((&mut self.driver.0).await);
         }
+    }
+
+    /// Has the server wait until it has replayed `target`, and asks directly behind that, in one go.
+    /// What came of the wait is no evidence, and after a refusal it is not to be asked for again.
+    ///
+    /// # Errors
+    /// As [`Self::ask`], `REPLAY_WAIT` later.
+    ///
+    /// # Cancel safety
+    /// The connection is not usable after this future is dropped unfinished.
+    pub async fn ask_behind(&mut self, target: Lsn) -> Result<(Answer, Waited), ProbeError> {
+        let Way::Positions(probe) = &self.way else {
+            return Err(ProbeError::Answer("no positions to wait for"));
+        };
+        let sent = Instant::now();
+        let asking = async {
+            tokio::try_join!(
+                biased;
+                replay_wait::wait_for(&self.client, target),
+                self.client.query_one(probe, &[]),
+            )
+        };
+        let deadline = REPLAY_WAIT + PROBE_DEADLINE;
+        let (waited, row) = timeout(deadline, asking)
+            .await
+            .map_err(|_| ProbeError::Deadline(deadline))??;
+        match waited.outcome {
+            WaitOutcome::Refused => self.replay_wait = Ability::Refused,
+            WaitOutcome::Reached | WaitOutcome::TimedOut | WaitOutcome::NotInRecovery => {}
+        }
+        Ok((answer(&row, sent, Instant::now())?, waited))
     }
 
     /// Asks once.
@@ -320,6 +270,7 @@ impl ProbeConnection {
 /// What is learned of a server once.
 struct Met {
     way: Way,
+    replay_wait: Ability,
     identity: ServerIdentity,
     server_version: String,
     privilege: Privilege,
@@ -332,6 +283,7 @@ async fn meet(client: &Client) -> Result<Met, ProbeError> {
         identity: identity(&row)?.into(),
         server_version: row.try_get(4)?,
         privilege: privilege(&row, 5)?,
+        replay_wait: Ability::of_server(row.try_get(7)?),
         way: Way::Positions(client.prepare(PROBE_SQL).await?),
     };
     if row.try_get(6)? {
@@ -357,6 +309,7 @@ async fn meet_service(client: &Client, refusal: tokio_postgres::Error) -> Result
         },
         server_version: row.try_get(1)?,
         privilege: privilege(&row, 2)?,
+        replay_wait: Ability::Missing,
         way: Way::Service(probe),
     })
 }
@@ -367,6 +320,7 @@ async fn by_service(client: &Client, met: Met) -> Result<Met, ProbeError> {
             started_at_unix_micros: met.identity.started_at_unix_micros(),
         },
         way: Way::Service(service::prepare(client).await?),
+        replay_wait: Ability::Missing,
         ..met
     })
 }

@@ -206,6 +206,15 @@ impl Scrape {
                 counter(&mut samples, &labels, count)?;
             }
         }
+        let help =
+            "times that a replica's server was to wait for a WAL position before it was asked";
+        let mut waits = family(encoder, "replay_waits", help, MetricType::Counter)?;
+        for (labels, node) in self.nodes() {
+            for (outcome, count) in node.replay_waits.counted() {
+                let labels = (labels, [("outcome", outcome)]);
+                counter(&mut waits, &labels, count)?;
+            }
+        }
         Ok(())
     }
 }

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use crate::config::ClusterConfig;
 use crate::core::audit::AuditVerdict;
 use crate::core::crossing::CrossingOutcome;
+use crate::core::freshness::replay_wait::WaitOutcome;
 use crate::core::router::RouteReason;
 use crate::core::snapshot::{NodeId, NodeRole, RoutingSnapshot};
 use crate::core::statement::{PinReason, Reason};
@@ -69,6 +70,7 @@ struct ClusterSeries {
 struct NodeMetrics {
     roles: [RoleMetrics; 3],
     samples: LabelledCounters<1>,
+    replay_waits: LabelledCounters<{ WaitOutcome::ALL.len() }>,
     connections: [Arc<Gauge>; 3],
 }
 
@@ -357,6 +359,12 @@ impl ClusterMetrics {
     /// `node` was asked for its WAL position.
     pub fn count_position_sample(&self, node: NodeId) {
         self.node(node).samples.count(0, "");
+    }
+
+    /// The server of `node` was made to wait for a WAL position before it was asked for its own.
+    pub fn count_replay_wait(&self, node: NodeId, outcome: WaitOutcome) {
+        let waits = &self.node(node).replay_waits;
+        waits.count(outcome as usize, outcome.as_str());
     }
 
     /// How many server connections to `node` are in `state`.

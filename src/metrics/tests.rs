@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::config::{Environment, parse};
+use crate::core::freshness::replay_wait::WaitOutcome;
 use crate::core::lsn::Lsn;
 use crate::core::snapshot::{Eligibility, NodeState, ReplayLag};
 
@@ -64,6 +65,7 @@ fn every_count_appears_under_its_contract_name() {
     main.count_classified(Reason::TooLong);
     main.count_classify_cache(CacheOutcome::Normalised);
     main.count_position_sample(NodeId(0));
+    main.count_replay_wait(NodeId(1), WaitOutcome::TimedOut);
     main.pool_connections(NodeId(0), PoolState::Idle).inc();
     metrics.clients().inc();
 
@@ -86,6 +88,7 @@ fn every_count_appears_under_its_contract_name() {
         r#"pgweir_classified_total{reason="too_long"} 1"#,
         r#"pgweir_classify_cache_total{outcome="normalised"} 1"#,
         r#"pgweir_position_samples_total{cluster="main",node="a"} 1"#,
+        r#"pgweir_replay_waits_total{cluster="main",node="b",outcome="timed_out"} 1"#,
         r#"pgweir_pool_connections{cluster="main",node="a",state="idle"} 1"#,
         "pgweir_clients 1",
         concat!(

@@ -78,6 +78,11 @@ impl Crossings {
         }
     }
 
+    /// When somebody asked last for an answer of the replica `node`.
+    pub fn replica_asked_at(&self, node: NodeId) -> Option<Instant> {
+        self.shown.get(node.index())?.after(self.epoch)
+    }
+
     /// A primary has answered.
     pub fn note_listing(&self, listing: Listing) {
         self.with(|known| known.listing = Some(listing));

@@ -205,8 +205,9 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::control::probe::{ReplayState, ReplicaDetail};
+    use crate::control::probe::ReplicaDetail;
     use crate::core::freshness::observer::NodeIdentity;
+    use crate::core::freshness::replay_wait::ReplayState;
     use crate::core::freshness::{ReplicaSample, WalGeometry};
     use crate::core::lsn::Lsn;
 

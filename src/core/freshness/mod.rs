@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use super::lsn::Lsn;
 
 pub mod observer;
+pub mod replay_wait;
 pub mod service;
 
 /// How many positions of the primary are remembered; older ones are thinned out beyond that. At one
@@ -206,6 +207,19 @@ impl PrimaryTimeline {
             .last_where(|entry| entry.flush <= replica.replay)
             .and_then(|sent| sent.checked_sub(self.flush_delay));
         inserted.max(flushed)
+    }
+
+    /// The oldest position that was known when a replica gave this answer, and that it had not replayed:
+    /// before that nothing more is proved of it. `None` if it had them all, or they cannot be compared.
+    pub fn missing(&self, replica: &ReplicaSample) -> Option<Lsn> {
+        if replica.timeline != Some(self.timeline) {
+            return None;
+        }
+        let reached = self
+            .entries
+            .partition_point(|entry| entry.insert <= replica.replay);
+        let oldest = self.entries.get(reached)?;
+        (oldest.first_received <= replica.received).then_some(oldest.insert)
     }
 
     fn last_where(&self, reached: impl Fn(&Entry) -> bool) -> Option<Instant> {

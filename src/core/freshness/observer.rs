@@ -21,6 +21,7 @@ use super::service::{ReaderLife, WriterSample};
 use super::{PrimarySample, PrimaryTimeline, ReplicaFreshness, ReplicaSample};
 use crate::core::causality::positions::SystemPosition;
 use crate::core::health::{Reachability, RotationBounds};
+use crate::core::lsn::Lsn;
 use crate::core::snapshot::{
     Eligibility, Incarnation, NodeId, NodeRole, NodeState, ReplayLag, RoutingSnapshot,
 };
@@ -237,6 +238,21 @@ impl ClusterObserver {
     pub fn fresh_as_of(&self, node: NodeId) -> Option<Instant> {
         match &self.nodes.get(node.index())?.face {
             Face::Replica(freshness) => freshness.fresh_as_of(),
+            Face::Unknown | Face::Primary(_) | Face::Writer | Face::Reader(_) => None,
+        }
+    }
+
+    /// The oldest position of the elected primary that `node`, a replica of its system and timeline, had
+    /// not replayed when it answered last.
+    pub fn missing(&self, node: NodeId) -> Option<Lsn> {
+        let history = self.history.as_ref();
+        let history = history.filter(|history| self.primary == Some(history.node))?;
+        let observed = self.nodes.get(node.index())?;
+        if observed.system() != Some(history.system_identifier) {
+            return None;
+        }
+        match &observed.face {
+            Face::Replica(freshness) => history.positions.missing(freshness.sample()?),
             Face::Unknown | Face::Primary(_) | Face::Writer | Face::Reader(_) => None,
         }
     }

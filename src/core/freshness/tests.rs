@@ -108,17 +108,37 @@ fn a_replica_is_as_fresh_as_the_last_position_it_has_reached() {
         primary(epoch, 10, 200, 200),
         primary(epoch, 20, 300, 300),
     ]);
-    for (replay, fresh, behind) in [
-        (99, None, 999),
-        (100, Some(0), 989),
-        (199, Some(0), 989),
-        (250, Some(10), 979),
-        (300, Some(20), 0),
-        (900, Some(20), 0),
+    for (replay, fresh, behind, missing) in [
+        (99, None, 999, Some(Lsn(100))),
+        (100, Some(0), 989, Some(Lsn(200))),
+        (199, Some(0), 989, Some(Lsn(200))),
+        (250, Some(10), 979, Some(Lsn(300))),
+        (300, Some(20), 0, None),
+        (900, Some(20), 0, None),
     ] {
         let sample = replica(epoch, 1000, replay);
+        assert_eq!(history.missing(&sample), missing, "{replay}");
         assert_eq!(history.fresh_as_of(&sample), fresh.map(|at| epoch + ms(at)));
         assert_eq!(history.behind(&sample), ms(behind), "{replay}");
+    }
+}
+
+#[test]
+fn what_a_replica_lacks_was_known_before_it_answered() {
+    let epoch = Instant::now();
+    // Answered 1 ms after they were sent, as the replica does.
+    let history = history(&[primary(epoch, 0, 100, 100), primary(epoch, 10, 200, 200)]);
+    for (at, replay, missing) in [
+        (9, 100, None),
+        (10, 100, Some(Lsn(200))),
+        (10, 99, Some(Lsn(100))),
+        (0, 99, Some(Lsn(100))),
+    ] {
+        let sample = replica(epoch, at, replay);
+        assert_eq!(history.missing(&sample), missing, "{at} ms, {replay}");
+        let timeline = Some(2);
+        let elsewhere = ReplicaSample { timeline, ..sample };
+        assert_eq!(history.missing(&elsewhere), None, "another timeline");
     }
 }
 

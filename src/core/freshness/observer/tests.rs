@@ -97,6 +97,32 @@ fn measured_replicas_on_the_primarys_timeline_are_eligible() {
 }
 
 #[test]
+fn a_replica_lacks_positions_of_the_elected_primary_on_its_own_timeline_only() {
+    let mut scene = Scene::healthy();
+    assert_eq!(scene.observer.missing(A), None, "it has all");
+    scene.primary(P, 1, 200);
+    scene.primary(P, 1, 300);
+    assert_eq!(scene.observer.missing(A), None, "not asked since");
+    scene.replica(A, Some(1), 100);
+    assert_eq!(scene.observer.missing(A), Some(Lsn(200)), "not the newest");
+    assert_eq!(scene.observer.missing(P), None, "it is no replica");
+    scene.replica(A, None, 100);
+    assert_eq!(scene.observer.missing(A), None, "no timeline");
+    scene.replica(A, Some(1), 200);
+    assert_eq!(scene.observer.missing(A), Some(Lsn(300)));
+    scene.observer.on_connected(A, identity(SYSTEM));
+    assert_eq!(scene.observer.missing(A), None, "not measured in this life");
+    scene.observer.on_connected(B, identity(SYSTEM + 1));
+    scene.replica(B, Some(1), 100);
+    assert_eq!(scene.observer.missing(B), None, "another system");
+    scene.replica(A, Some(1), 200);
+    scene.observer.on_failed(P);
+    assert_eq!(scene.observer.missing(A), Some(Lsn(300)));
+    scene.observer.on_failed(P);
+    assert_eq!(scene.observer.missing(A), None, "no primary");
+}
+
+#[test]
 fn nobody_is_primary_before_every_node_was_asked() {
     let mut scene = Scene::connected();
     scene.primary(P, 1, 100);

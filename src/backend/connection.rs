@@ -109,6 +109,14 @@ impl BackendConnection {
         let _ = self.stream.try_write(b"X\0\0\0\x04");
     }
 
+    /// Whether a Query behind a batch without a Sync leaves the batch's transaction open, as from
+    /// PostgreSQL 18 on (`start_xact_command`, `src/backend/tcop/postgres.c`); also if it cannot be told.
+    pub(crate) fn keeps_batches_open(&self) -> bool {
+        let mut parameters = self.parameters.iter();
+        let version = parameters.find(|(name, _)| name == "server_version");
+        keeps_batches_open(version.map(|(_, version)| &**version))
+    }
+
     fn accept_unsolicited(&mut self, bytes: &[u8], read: io::Result<usize>) -> bool {
         match read {
             Ok(0) => false,
@@ -142,6 +150,22 @@ impl BackendConnection {
     }
 }
 
+/// The first major version in which a Query does not end the transaction of a batch before it.
+const KEEPS_BATCHES_OPEN: u32 = 18;
+
+fn keeps_batches_open(server_version: Option<&str>) -> bool {
+    let digits = |version: &str| {
+        let end = version.find(|letter: char| !letter.is_ascii_digit());
+        version
+            .split_at_checked(end.unwrap_or(version.len()))?
+            .0
+            .parse()
+            .ok()
+    };
+    let major: Option<u32> = server_version.and_then(digits);
+    major.is_none_or(|major| major >= KEEPS_BATCHES_OPEN)
+}
+
 /// Name and value of a `ParameterStatus` body; `None` if it is malformed.
 pub(crate) fn parameter_status(body: &[u8]) -> Option<(String, String)> {
     let mut reader = Reader::new(body);
@@ -160,4 +184,25 @@ pub(crate) fn with_parameter(
     parameters.retain(|(old, _)| *old != name);
     parameters.push((name, value));
     parameters.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_keeps_batches_open_from_18_on_or_if_its_version_cannot_be_told() {
+        for (version, keeps) in [
+            (Some("14.23"), false),
+            (Some("17.10 (Debian 17.10-1)"), false),
+            (Some("18.4"), true),
+            (Some("18"), true),
+            (Some("19rc1 (Debian 19~rc1-1)"), true),
+            (Some(""), true),
+            (Some("unknown"), true),
+            (None, true),
+        ] {
+            assert_eq!(keeps_batches_open(version), keeps, "{version:?}");
+        }
+    }
 }

@@ -35,6 +35,8 @@ pub(super) struct Plan {
     pub(super) settings: Settings,
     /// Whether a comment in it names a causal key.
     pub(super) has_keys: bool,
+    /// How it ends.
+    pub(super) form: Form,
     /// Whether it closes a statement, or runs the unnamed one of an earlier segment.
     reach: Reach,
     /// Names it prepares.
@@ -56,6 +58,16 @@ pub(super) enum Needs {
     Held,
     /// The primary.
     Primary,
+}
+
+/// How a segment ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Form {
+    /// With Sync or Flush, or a function call.
+    #[default]
+    Batch,
+    /// With Query, perhaps behind a batch without a Sync.
+    Query,
 }
 
 /// Whether a segment has statements about pgweir's settings.
@@ -118,6 +130,7 @@ impl Plan {
             needs: Needs::Nothing,
             has_keys: false,
             settings: Settings::None,
+            form: Form::Batch,
             ..self
         }
     }
@@ -137,6 +150,10 @@ impl Plan {
     }
 
     /// Whether it opens a portal that a later segment may fetch from.
+    pub(super) fn opens_portal(&self) -> bool {
+        !self.portals.is_empty()
+    }
+
     pub(super) fn opens_named_portal(&self) -> bool {
         self.portals.iter().any(|name| !name.is_empty())
     }
@@ -208,6 +225,7 @@ impl Plan {
                 let text = texts.find(query_text(body)?);
                 let classification = self.route(&text, texts)?;
                 self.executed.push(classification);
+                self.form = Form::Query;
             }
             tag::PARSE => {
                 let parse = Parse::read(body)?;

@@ -5,12 +5,15 @@
 //! of them fails, the node skips everything behind it (manual, "Extended Query"), so that no
 //! statement ever runs with others' settings or outside its block. They share the statement's
 //! transaction: what is rolled back takes the settings with it.
+//!
+//! From PostgreSQL 18 on a Query behind them does not end that transaction (`start_xact_command`,
+//! `src/backend/tcop/postgres.c`): there they go first, in a Query of their own.
 
 use std::sync::Arc;
 
 use super::inspect::asks_sequence;
 use super::link::{Link, Pause, Undone};
-use super::plan::{Needs, Plan};
+use super::plan::{Form, Needs, Plan};
 use super::{Session, SessionEnd, now};
 use crate::backend::state::AppliedSettings;
 use crate::core::segment::may_share_transaction;
@@ -44,11 +47,20 @@ impl Session {
             }
             return self.begin_now(link).await;
         }
+        let apart = plan.form == Form::Query && link.lease.keeps_batches_open();
         if link.lease.last_session != self.id && asks_sequence(plan) {
             // Another session's numbers must not be taken for this one's: it gets an error.
-            link.prologue.push("DISCARD SEQUENCES".to_owned());
+            let discard = "DISCARD SEQUENCES";
+            if !apart {
+                link.prologue.push(discard.to_owned());
+            } else if !self.run_own(link, discard).await {
+                return Err(Unprepared);
+            }
         }
         link.lease.last_session = self.id;
+        if apart {
+            self.adjust(link).await?;
+        }
         if !Arc::ptr_eq(&link.lease.settings, &self.state.settings) {
             let changes = AppliedSettings::plan(&link.lease.settings, &self.state.settings);
             if changes.is_empty() {

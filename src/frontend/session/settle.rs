@@ -142,7 +142,7 @@ impl Session {
             let _ = self.registration.clear_target();
             return Err(SessionEnd::Told);
         }
-        link.batch = self.batch_behind(&link, extent);
+        link.batch = self.batch_behind(&link, plan, extent);
         if is_open && was_open && ends_transactions(plan) {
             self.state.end_local();
         }
@@ -195,7 +195,7 @@ impl Session {
     }
 
     /// Whether the node waits for a Sync behind the segment.
-    fn batch_behind(&mut self, link: &Link, extent: Extent) -> Batch {
+    fn batch_behind(&mut self, link: &Link, plan: &Plan, extent: Extent) -> Batch {
         let outcome = link.scanner.outcome;
         match (extent.end, link.batch) {
             _ if outcome.has(Outcome::SYNC_IGNORED) => Batch::Open,
@@ -210,6 +210,14 @@ impl Session {
                 Batch::Closed
             }
             (SegmentEnd::Flush, Batch::Open | Batch::Closed) => Batch::Open,
+            // The Query may have left the transaction of the batch before it open.
+            (SegmentEnd::Query, before)
+                if (before == Batch::Open || plan.opens_portal())
+                    && link.scanner.status == TransactionStatus::InTransaction
+                    && link.lease.keeps_batches_open() =>
+            {
+                Batch::Open
+            }
             _ => Batch::Closed,
         }
     }

@@ -17,15 +17,13 @@ import argparse
 import os
 import re
 import shutil
-import signal
 import socket
 import struct
-import subprocess
 import sys
 import time
 
 sys.dont_write_bytecode = True
-from run import DATABASE, OWNER, ROOT, BenchError, RegressServers, SuiteError, build, prepare, say
+from run import DATABASE, OWNER, ROOT, RegressServers, build, guarded, prepare, say
 from split import statements
 from suite import groups_of
 
@@ -197,7 +195,6 @@ def arguments():
 
 def main():
     chosen = arguments()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     output = os.path.join(os.path.abspath(chosen.cache), time.strftime("judge-%Y%m%d-%H%M%S"))
     os.makedirs(output)
     try:
@@ -229,13 +226,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except (BenchError, SuiteError) as error:
-        say(error)
-        sys.exit(1)
-    except subprocess.CalledProcessError as error:
-        say(f"{error}: {error.stderr or ''}")
-        sys.exit(1)
+    guarded(main)

@@ -293,10 +293,24 @@ def say(message):
     print(f"regress: {message}", file=sys.stderr, flush=True)
 
 
-def main():
-    chosen = arguments()
+def guarded(work):
+    """Runs `work`, and ends the process with one line about what it could not do."""
     # An end asked for from outside must also remove everything.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    try:
+        work()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (BenchError, SuiteError) as error:
+        say(error)
+        sys.exit(1)
+    except subprocess.CalledProcessError as error:
+        say(f"{error}: {error.stderr or ''}")
+        sys.exit(1)
+
+
+def main():
+    chosen = arguments()
     output = os.path.abspath(chosen.output or os.path.join(chosen.cache, time.strftime("results-%Y%m%d-%H%M%S")))
     os.makedirs(output)
     paths = prepare(chosen, output)
@@ -322,13 +336,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except (BenchError, SuiteError) as error:
-        say(error)
-        sys.exit(1)
-    except subprocess.CalledProcessError as error:
-        say(f"{error}: {error.stderr or ''}")
-        sys.exit(1)
+    guarded(main)

@@ -14,7 +14,10 @@ use crate::harness::{Proxy, eventually};
 const ONE: usize = 1;
 const WITHIN: &str = "routing: { max_staleness: 500ms }";
 
-/// What is wrong with a replica.
+/// What is wrong with a replica. Two things that spoil other ways of measuring are not among them. A wrong
+/// `application_name` changes nothing: every node is asked itself, and the primary's view of its replicas
+/// is not looked at. And what is measured behind a balancer is not promised to be true (README, "Nodes
+/// behind a virtual address or a balancer").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wrong {
     ReceiverCutOff,

@@ -163,6 +163,9 @@ pub enum DatabasePattern {
     Name(String),
 }
 
+/// Part of the name of every endpoint of Amazon Aurora that is not one instance's own.
+pub const MOVING_ENDPOINT: &str = ".cluster-";
+
 /// One server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeConfig {

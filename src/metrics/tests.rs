@@ -7,7 +7,7 @@ use super::*;
 use crate::config::{Environment, parse};
 use crate::core::freshness::replay_wait::WaitOutcome;
 use crate::core::lsn::Lsn;
-use crate::core::snapshot::{Eligibility, NodeState, ReplayLag};
+use crate::core::snapshot::{Eligibility, Incarnation, NodeState, ReplayLag};
 
 struct NoEnvironment;
 
@@ -113,14 +113,19 @@ fn measured_values_are_those_of_the_snapshot_at_the_scrape() {
         weight: 1,
         zone: None,
         role,
-        incarnation: None,
+        // The second one does not show its timeline, the third one was never measured.
+        incarnation: (place < 2).then_some(Incarnation {
+            started_at_unix_micros: 1_700_000_000_999_999 + i64::from(place) * 1_000_000,
+            timeline: (place == 0).then_some(7),
+            connection: 3,
+        }),
         lag,
         eligibility,
     };
     let known = ReplayLag::Known {
         bytes: 4096,
         fresh_as_of: now,
-        replay: Lsn(1),
+        replay: Lsn(0x2_0000_0010),
         behind: Duration::ZERO,
         measured_at: now,
     };
@@ -147,16 +152,26 @@ fn measured_values_are_those_of_the_snapshot_at_the_scrape() {
     for line in [
         r#"pgweir_replica_staleness_seconds{cluster="main",node="b"} 0.25"#,
         r#"pgweir_replica_lag_bytes{cluster="main",node="b"} 4096"#,
+        r#"pgweir_replica_replay_lsn{cluster="main",node="b"} 8589934608"#,
+        r#"pgweir_node_timeline{cluster="main",node="a"} 7"#,
+        r#"pgweir_node_start_time_seconds{cluster="main",node="a"} 1700000000"#,
+        r#"pgweir_node_start_time_seconds{cluster="main",node="b"} 1700000001"#,
         r#"pgweir_node_up{cluster="main",node="a",role="primary"} 1"#,
         r#"pgweir_node_up{cluster="main",node="b",role="replica"} 1"#,
         r#"pgweir_node_up{cluster="main",node="c",role="replica"} 0"#,
     ] {
         shows(&text, line);
     }
-    assert!(
-        !text.contains(r#"staleness_seconds{cluster="main",node="c""#),
-        "unknown is no number"
-    );
+    for unknown in [
+        r#"staleness_seconds{cluster="main",node="c""#,
+        r#"replay_lsn{cluster="main",node="a""#,
+        r#"replay_lsn{cluster="main",node="c""#,
+        r#"timeline{cluster="main",node="b""#,
+        r#"timeline{cluster="main",node="c""#,
+        r#"start_time_seconds{cluster="main",node="c""#,
+    ] {
+        assert!(!text.contains(unknown), "{unknown} is no number");
+    }
 }
 
 #[test]

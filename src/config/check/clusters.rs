@@ -12,12 +12,15 @@ use super::{ANY_TIME, count, listen, tls};
 use crate::config::limits::{CLUSTERS, NAME_BYTES, NODES_PER_CLUSTER};
 use crate::config::raw::{Faults, Field, Misfit, Section};
 use crate::config::{
-    ClusterConfig, DatabasePattern, MonitorConfig, NodeConfig, PoolConfig, PoolMode, RoleLookup,
-    Secret, UserPassword,
+    ClusterConfig, DatabasePattern, MOVING_ENDPOINT, MonitorConfig, NodeConfig, PoolConfig,
+    PoolMode, RoleLookup, Secret, UserPassword,
 };
 
 /// The longest host name (RFC 1035, section 2.3.4), in bytes.
 const HOST_BYTES: usize = 255;
+
+/// In the name of every endpoint of Amazon's services.
+const AMAZON: &str = ".rds.amazonaws.com";
 
 /// `clusters:`.
 pub(super) fn clusters(
@@ -215,6 +218,13 @@ fn nodes(field: Field<'_>) -> Vec<NodeConfig> {
         if let Some(misfit) = before.find_map(|other| node.clash(other)) {
             node.site.refuse(misfit);
         }
+        if read.len() > 1 && node.is_moving() {
+            let misfit =
+                "leads to changing instances: what is measured on one would be taken for another";
+            let misfit = Misfit::new(misfit);
+            node.site
+                .refuse(misfit.hint("name the endpoint of each instance"));
+        }
     }
     read.into_iter().filter_map(ReadNode::proved).collect()
 }
@@ -240,6 +250,12 @@ impl ReadNode<'_> {
         let (host, port) = (self.host.as_ref()?, self.port?);
         let is_same = (Some(host), Some(port)) == (other.host.as_ref(), other.port);
         is_same.then(|| Misfit::new(format!("is the second node at {host}:{port}")))
+    }
+
+    /// Whether it is Amazon's endpoint for whichever instance writes, or reads, at the moment.
+    fn is_moving(&self) -> bool {
+        let host = self.host.as_ref().map(|host| host.to_ascii_lowercase());
+        host.is_some_and(|host| host.contains(MOVING_ENDPOINT) && host.contains(AMAZON))
     }
 
     /// The node, if nothing of it is missing.

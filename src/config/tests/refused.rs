@@ -277,6 +277,29 @@ pgweir.yaml:3: clusters2: is not a known key
 }
 
 #[test]
+fn an_endpoint_of_changing_instances_beside_others_is_a_fault() {
+    check(
+        r"clusters:
+  m:
+    databases: [a]
+    nodes:
+      - { host: shop.cluster-abc.eu-central-1.rds.amazonaws.com, port: 5432 }
+      - { host: Shop.Cluster-RO-abc.eu-central-1.RDS.amazonaws.com, port: 5432 }
+      - { host: shop-1.abc.eu-central-1.rds.amazonaws.com, port: 5432 }
+      - { host: shop.cluster-a.internal, port: 5432 }
+  alone:
+    databases: [b]
+    nodes: [{ host: shop.cluster-abc.eu-central-1.rds.amazonaws.com, port: 5432 }]
+users: [{ name: pgweir, password: p }]
+",
+        r"pgweir.yaml:5: clusters.m.nodes[0]: leads to changing instances: what is measured on one would be taken for another
+    hint: name the endpoint of each instance
+pgweir.yaml:6: clusters.m.nodes[1]: leads to changing instances: what is measured on one would be taken for another
+    hint: name the endpoint of each instance",
+    );
+}
+
+#[test]
 fn references_that_cannot_be_replaced_are_faults() {
     check(
         "users: [{ name: '${NAME}', password: '${NOT_SET}' }]

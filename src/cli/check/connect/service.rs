@@ -1,12 +1,9 @@
 //! What `pgweir check --connect` says of a service that hides its WAL positions.
 
 use super::Outcome;
-use crate::config::ClusterConfig;
+use crate::config::{ClusterConfig, MOVING_ENDPOINT};
 use crate::control::probe::{Answer, ProbeReport};
 use crate::core::freshness::service::{ReaderSample, Stated, WriterSample};
-
-/// Part of the name of every endpoint of Amazon Aurora that is not one instance's own.
-const MOVING_ENDPOINT: &str = ".cluster-";
 
 /// What the writers tell.
 pub(super) fn writers(outcomes: &[Outcome]) -> impl Iterator<Item = &WriterSample> {
@@ -78,5 +75,66 @@ fn is_of_service(report: &ProbeReport) -> bool {
     match &report.answer {
         Answer::Writer(_) | Answer::Reader(_) => true,
         Answer::Primary(_) | Answer::Replica(..) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::config::{ProcessEnvironment, parse};
+    use crate::core::freshness::observer::ServerIdentity;
+    use crate::core::freshness::service::{InstanceNote, InstanceRole};
+
+    fn report(answer: Answer) -> ProbeReport {
+        ProbeReport {
+            server_version: "15.4".to_owned(),
+            identity: ServerIdentity::Hidden {
+                started_at_unix_micros: 1,
+            },
+            answer,
+            missing_privileges: Vec::new(),
+        }
+    }
+
+    /// What is said of a writer and a reader at `host`.
+    fn said_of(host: &str) -> Option<String> {
+        let text = format!(
+            "clusters: {{ main: {{ nodes: [{{ host: a, port: 1 }}, {{ host: {host}, port: 1 }}] }} }}\n\
+             consistency: {{ read_after_write: window }}\n\
+             users: [{{ name: pgweir, password: p }}]\n"
+        );
+        let config = parse(&text, "test.yaml", &ProcessEnvironment).unwrap();
+        let sent = Instant::now();
+        let note = |server: &str, role, measured: Option<f64>| InstanceNote {
+            server: server.into(),
+            role,
+            lag_millis: measured,
+            age_millis: measured,
+        };
+        let writer = Answer::Writer(WriterSample {
+            sent,
+            server: "a".into(),
+            notes: vec![
+                note("a", InstanceRole::Writer, None),
+                note("b", InstanceRole::Reader, Some(20.0)),
+            ],
+        });
+        let reader = Answer::Reader(ReaderSample {
+            sent,
+            server: "b".into(),
+        });
+        fault(
+            &config.clusters[0],
+            &[Ok(report(writer)), Ok(report(reader))],
+        )
+    }
+
+    #[test]
+    fn an_endpoint_of_changing_instances_is_refused_whatever_its_domain() {
+        assert_eq!(said_of("shop-2.abc.example"), None);
+        let refused = said_of("shop.cluster-ro-abc.example").unwrap();
+        assert!(refused.contains("leads to changing instances"), "{refused}");
     }
 }

@@ -22,4 +22,6 @@ pub mod router;
 pub mod segment;
 pub mod snapshot;
 pub mod statement;
+#[cfg(test)]
+mod testing;
 pub mod words;

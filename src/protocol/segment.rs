@@ -3,7 +3,7 @@
 //! A segment is what is routed as one: a Query or `FunctionCall` message alone, or messages of the
 //! extended protocol up to and with the next Sync or Flush.
 
-use super::frame::{FrameHeader, InvalidLength};
+use super::frame::{FrameHeader, HEADER_BYTES, InvalidLength};
 use super::frontend::tag;
 
 /// How a segment ends.
@@ -86,6 +86,16 @@ pub fn find_segment(
             return Ok(Segment::Whole(std::mem::take(walked), end));
         }
     }
+}
+
+/// The whole messages at the start of `bytes`: type and body.
+pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+    std::iter::from_fn(move || {
+        let header = FrameHeader::parse(bytes, u32::MAX).ok()??;
+        let (message, after) = bytes.split_at_checked(header.total())?;
+        bytes = after;
+        Some((header.tag, message.get(HEADER_BYTES..)?))
+    })
 }
 
 fn held(bytes: &[u8], walked: usize, hold_bytes: usize) -> Segment {

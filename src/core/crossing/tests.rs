@@ -6,15 +6,7 @@
 use std::time::Duration;
 
 use super::*;
-
-const PRIMARY: NodeId = NodeId(0);
-const A: NodeId = NodeId(1);
-const B: NodeId = NodeId(2);
-const LIFE: Incarnation = Incarnation {
-    started_at_unix_micros: 1,
-    timeline: Some(1),
-    connection: 1,
-};
+use crate::core::testing::{A, B, LIFE, PRIMARY};
 
 /// A session that has read on A, was shown nothing elsewhere, and asks 10 ms later.
 struct Case {

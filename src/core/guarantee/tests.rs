@@ -4,27 +4,12 @@
 )]
 
 use super::*;
-use crate::core::policy::{MonotonicReads, OnNoReplica};
-
-const A: NodeId = NodeId(1);
-const B: NodeId = NodeId(2);
-const LIFE: Incarnation = Incarnation {
-    started_at_unix_micros: 1,
-    timeline: Some(1),
-    connection: 1,
-};
+use crate::core::testing::{A, B, LIFE, POLICY};
 
 fn policy(read_after_write: ReadAfterWrite) -> ConsistencyPolicy {
     ConsistencyPolicy {
-        default: Consistency::Session,
         read_after_write,
-        max_staleness: None,
-        wait: Duration::from_millis(10),
-        max_wait: Duration::from_secs(1),
-        spill_limit: 100,
-        monotonic_reads: MonotonicReads::Ordinary,
-        audit_one_in: None,
-        on_no_replica: OnNoReplica::Primary,
+        ..POLICY
     }
 }
 

@@ -5,26 +5,13 @@
 
 use super::*;
 use crate::core::lsn::Lsn;
-use crate::core::policy::{MonotonicReads, ReadAfterWrite, Transactions};
+use crate::core::policy::Transactions;
 use crate::core::snapshot::Incarnation;
-use crate::core::statement::Consistency;
+use crate::core::testing::{A, B, LIFE, POLICY, PRIMARY as P, ms};
 
 mod forecasts;
 mod spill;
 mod stated;
-
-const P: NodeId = NodeId(0);
-const A: NodeId = NodeId(1);
-const B: NodeId = NodeId(2);
-const LIFE: Incarnation = Incarnation {
-    started_at_unix_micros: 1,
-    timeline: Some(1),
-    connection: 1,
-};
-
-const fn ms(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
 
 /// A cluster of a primary and two replicas that were measured 1 ms ago and fresh 2 ms ago.
 #[derive(Clone)]
@@ -61,17 +48,7 @@ impl Scene {
                 write_functions: vec![],
                 primary_tables: vec![],
             },
-            consistency: ConsistencyPolicy {
-                default: Consistency::Session,
-                read_after_write: ReadAfterWrite::Position,
-                max_staleness: None,
-                wait: ms(10),
-                max_wait: ms(1000),
-                spill_limit: 100,
-                monotonic_reads: MonotonicReads::Ordinary,
-                audit_one_in: None,
-                on_no_replica: OnNoReplica::Primary,
-            },
+            consistency: POLICY,
             loads: vec![],
             pick: 0,
         }

@@ -32,9 +32,8 @@ use crate::core::statement::{PinReason, SessionEffect, TransactionControl};
 use crate::frontend::buffers::BufferSize;
 use crate::frontend::cluster::UnderWay;
 use crate::frontend::error::ProxyError;
-use crate::protocol::frame::{FrameHeader, HEADER_BYTES};
 use crate::protocol::frontend::{Bind, Parse, tag};
-use crate::protocol::segment::SegmentEnd;
+use crate::protocol::segment::{SegmentEnd, messages};
 use crate::wire::socket::Socket;
 
 /// Which side has something to say to an idle session.
@@ -184,27 +183,19 @@ impl Session {
     /// Whether the client has declared a parameter of a type of users, or whose values are names.
     fn has_odd_parameters(&self, extent: Extent) -> bool {
         let bytes = self.inbound.filled().get(..extent.length);
-        let mut rest = bytes.unwrap_or_default();
-        while let Some((header, body, after)) = first_message(rest) {
-            rest = after;
-            let plain = match header.tag {
-                tag::PARSE => Parse::read(body).is_ok_and(|parse| are_plain(parse.types)),
-                tag::BIND => Bind::read(body).is_ok_and(|bind| {
-                    let earlier = if bind.statement.is_empty() {
-                        self.state.unnamed.as_ref()
-                    } else {
-                        self.state.statements.find(bind.statement)
-                    };
-                    // Else it is one of this segment.
-                    earlier.is_none_or(|statement| are_plain(&statement.types))
-                }),
-                _ => true,
-            };
-            if !plain {
-                return true;
-            }
-        }
-        false
+        !messages(bytes.unwrap_or_default()).all(|(kind, body)| match kind {
+            tag::PARSE => Parse::read(body).is_ok_and(|parse| are_plain(parse.types)),
+            tag::BIND => Bind::read(body).is_ok_and(|bind| {
+                let earlier = if bind.statement.is_empty() {
+                    self.state.unnamed.as_ref()
+                } else {
+                    self.state.statements.find(bind.statement)
+                };
+                // Else it is one of this segment.
+                earlier.is_none_or(|statement| are_plain(&statement.types))
+            }),
+            _ => true,
+        })
     }
 
     /// A connection for `route`: the parked one if the route leads to its node, else a leased one.
@@ -270,12 +261,6 @@ impl Link {
     pub(super) fn was_parked(&self) -> bool {
         self.keeping == Keeping::Kept
     }
-}
-
-fn first_message(bytes: &[u8]) -> Option<(FrameHeader, &[u8], &[u8])> {
-    let header = FrameHeader::parse(bytes, u32::MAX).ok()??;
-    let (message, after) = bytes.split_at_checked(header.total())?;
-    Some((header, message.get(HEADER_BYTES..)?, after))
 }
 
 /// Whether these are types of the server's with values that are no names. `types` is as on the wire.

@@ -13,10 +13,10 @@ use crate::core::classify::deallocated_name;
 use crate::core::statement::{Chain, SessionEffect, TransactionControl, TransactionModes};
 use crate::frontend::error::ProxyError;
 use crate::protocol::backend::{TransactionStatus, tag as reply};
-use crate::protocol::frame::{FrameHeader, HEADER_BYTES};
+use crate::protocol::frame::HEADER_BYTES;
 use crate::protocol::frontend::{Named, Parse, query_text, tag};
 use crate::protocol::message::{Reader, write_message, write_string};
-use crate::protocol::segment::SegmentEnd;
+use crate::protocol::segment::{SegmentEnd, messages};
 
 /// A BEGIN that no node has seen yet.
 #[derive(Debug)]
@@ -263,16 +263,6 @@ fn control(plan: &Plan, sql: &[u8]) -> Option<Control> {
 fn ends_with_rollback(plan: &Plan) -> bool {
     let mut statements = plan.executed.iter().flat_map(|text| text.statements.iter());
     statements.any(|one| matches!(one.transaction, TransactionControl::Rollback(_)))
-}
-
-/// The whole messages in `bytes`: type and body.
-fn messages(mut rest: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
-    std::iter::from_fn(move || {
-        let header = FrameHeader::parse(rest, u32::MAX).ok()??;
-        let (message, after) = rest.split_at_checked(header.total())?;
-        rest = after;
-        Some((header.tag, message.get(HEADER_BYTES..)?))
-    })
 }
 
 /// The text of Parse, Bind, perhaps Describe, Execute and Sync that use no names.

@@ -1,35 +1,12 @@
 use super::*;
-use crate::core::policy::{MonotonicReads, OnNoReplica, ReadAfterWrite};
+use crate::core::testing::{A, B, LIFE, POLICY, ms};
 
-const A: NodeId = NodeId(1);
-const B: NodeId = NodeId(2);
-const LIFE: Incarnation = Incarnation {
-    started_at_unix_micros: 1,
-    timeline: Some(1),
-    connection: 1,
-};
 const LIST: NodeList = NodeList(0);
 const ROOMY: KeyBounds = KeyBounds {
     keys: 1000,
     bytes: 1 << 20,
     ttl: Duration::from_secs(60),
 };
-const POLICY: ConsistencyPolicy = ConsistencyPolicy {
-    default: Consistency::Session,
-    read_after_write: ReadAfterWrite::Position,
-    max_staleness: None,
-    wait: Duration::from_millis(10),
-    max_wait: Duration::from_secs(1),
-    spill_limit: 100,
-    monotonic_reads: MonotonicReads::Ordinary,
-    audit_one_in: None,
-    on_no_replica: OnNoReplica::Primary,
-};
-
-fn ms(count: u64) -> Duration {
-    Duration::from_millis(count)
-}
-
 fn on(node: NodeId) -> Visit {
     Visit {
         place: Place::Replica(node, LIFE),

@@ -9,6 +9,7 @@
 mod harness;
 mod workload;
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -166,6 +167,51 @@ async fn without_added_lag_nothing_is_missed_and_replicas_serve_most_reads() {
     let run = run(&servers, &proxy, checked_reads() / 4, Duration::ZERO).await;
     run.assert_nothing_missed("no added lag");
     assert!(run.served.share_of_replicas() >= 0.8, "{}", run.describe());
+}
+
+/// The pauses of a session before its statements: some shorter than [`LAG`], some longer.
+const PAUSES: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_millis(80);
+
+/// Writes once and reads nine times, and that over again.
+async fn pause_between_statements(client: tokio_postgres::Client, id: i32) {
+    for turn in 0..60 {
+        sleep(random_range(PAUSES)).await;
+        let statement = if turn % 10 == 0 {
+            format!("UPDATE distant SET v = v + 1 WHERE id = {id}")
+        } else {
+            format!("SELECT v FROM distant WHERE id = {id}")
+        };
+        client.batch_execute(&statement).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn replicas_that_keep_a_distance_serve_most_reads_of_sessions_that_pause() {
+    let _alone = ALONE.lock().await;
+    let servers = lagging_cluster().await;
+    let table = "CREATE TABLE distant (id int PRIMARY KEY, v int); \
+                 INSERT INTO distant SELECT generate_series(0, 31), 0";
+    servers.sql(0, table).await.unwrap();
+    let proxy = Proxy::start(&servers, "").await;
+    eventually("the catalog knows the table", async || {
+        let client = proxy.connect().await;
+        sleep(2 * LAG).await;
+        client.batch_execute("SELECT v FROM distant").await.unwrap();
+        all_counted(&proxy)
+            .await
+            .sum("pgweir_queries_total", &[("role", "replica")])
+            > 0.0
+    })
+    .await;
+    let before = all_counted(&proxy).await;
+    let mut sessions = JoinSet::new();
+    for id in 0..32 {
+        sessions.spawn(pause_between_statements(proxy.connect().await, id));
+    }
+    sessions.join_all().await;
+    let served = all_counted(&proxy).await.reads_since(&before);
+    println!("pauses of {PAUSES:?}, replicas {LAG:?} behind: {served:?}");
+    assert!(served.share_of_replicas() >= 0.6, "{served:?}");
 }
 
 #[tokio::test]

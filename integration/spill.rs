@@ -28,6 +28,8 @@ const MAX_WAIT: Duration = Duration::from_millis(500);
 /// What a busy machine adds to a wait.
 const GRACE: Duration = Duration::from_millis(50);
 const LAG: Duration = Duration::from_secs(5);
+/// How long the sessions must run for the times of writes to be compared.
+const LONG_ENOUGH: Duration = Duration::from_secs(30);
 /// Long enough that all readers at once would fill the pool.
 const READ: &str = "SELECT v, pg_sleep(0.1) FROM spilled WHERE v = 0";
 
@@ -182,6 +184,20 @@ async fn displaced_reads_keep_to_their_share_of_the_primary() {
     assert!(
         Duration::from_millis(u64::try_from(longest).unwrap()) <= MAX_WAIT + read + grace,
         "a read waited for {longest} ms"
+    );
+    assert_writes_are_left_alone(&before, &behind).await;
+}
+
+/// The slowest write in a hundred takes no more than half as long again. A few seconds, or a debug build, tell
+/// nothing of it.
+async fn assert_writes_are_left_alone(before: &Tally, behind: &Tally) {
+    if cfg!(debug_assertions) || time() < LONG_ENOUGH {
+        return;
+    }
+    let (before, behind) = (p99(before).await, p99(behind).await);
+    assert!(
+        behind * 2 <= before * 3,
+        "writes, p99: {before:?}, then {behind:?}"
     );
 }
 

@@ -6,13 +6,13 @@
 mod causal_store;
 mod crossings;
 mod database_catalog;
+mod demand;
 mod positions;
 mod role_lookups;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::Notify;
 
@@ -23,6 +23,7 @@ use crate::published::Published;
 pub use causal_store::{CausalStore, Others, SharedKey, StoreMessage};
 pub use crossings::Crossings;
 pub use database_catalog::{DatabaseCatalog, DdlMark, PreparedTransactions};
+pub use demand::FreshnessDemand;
 pub use positions::Positions;
 pub use role_lookups::{RoleLookups, RoleQuestion, Unanswered};
 
@@ -93,58 +94,6 @@ fn is_measured(snapshot: &RoutingSnapshot) -> bool {
         .nodes
         .iter()
         .any(|node| node.role == NodeRole::Unknown && node.eligibility == Eligibility::Unmeasured)
-}
-
-/// The freshest floor anybody waits for: written by sessions, read by the samplers.
-#[derive(Debug)]
-pub struct FreshnessDemand {
-    epoch: Instant,
-    /// Nanoseconds after `epoch`; grows only.
-    newest_floor_nanos: AtomicU64,
-    asked: Notify,
-}
-
-impl FreshnessDemand {
-    /// A demand that nobody has made yet.
-    pub fn new(epoch: Instant) -> Self {
-        Self {
-            epoch,
-            newest_floor_nanos: AtomicU64::new(0),
-            asked: Notify::new(),
-        }
-    }
-
-    /// Asks the samplers for replicas that are fresh as of `floor`, and wakes them.
-    pub fn ask(&self, floor: Instant) {
-        let since = floor.saturating_duration_since(self.epoch);
-        let nanos = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
-        self.newest_floor_nanos.fetch_max(nanos, Ordering::AcqRel);
-        self.asked.notify_waiters();
-    }
-
-    /// The freshest floor asked for so far.
-    pub fn newest_floor(&self) -> Instant {
-        let nanos = self.newest_floor_nanos.load(Ordering::Acquire);
-        self.epoch
-            .checked_add(Duration::from_nanos(nanos))
-            .unwrap_or(self.epoch)
-    }
-
-    /// Resolves when somebody has asked for a floor later than `satisfied`.
-    ///
-    /// # Cancel safety
-    /// Nothing is lost when the future is dropped.
-    pub async fn asked_beyond(&self, satisfied: Instant) -> Instant {
-        loop {
-            let mut asked = std::pin::pin!(self.asked.notified());
-            asked.as_mut().enable();
-            let newest = self.newest_floor();
-            if newest > satisfied {
-                return newest;
-            }
-            asked.await;
-        }
-    }
 }
 
 /// The catalogs of one cluster, by database name.

@@ -8,15 +8,12 @@ pub const PROBE_INTERVAL: Duration = Duration::from_millis(100);
 /// How often every node is probed while there is no primary.
 pub const PROBE_INTERVAL_WITHOUT_PRIMARY: Duration = Duration::from_millis(50);
 
-/// The least time between two probes of one node: what every reader of a cluster together may cost
-/// it is one trivial query a millisecond.
-pub const PROBE_MIN_INTERVAL: Duration = Duration::from_millis(1);
-
 /// How often a replica is probed that did not have the floor asked for after
 /// [`PROBE_EAGER_PERIOD`].
 pub const PROBE_PATIENT_INTERVAL: Duration = Duration::from_millis(5);
 
-/// How long after the newest floor asked for a replica is probed every [`PROBE_MIN_INTERVAL`].
+/// How long after the newest floor asked for a replica is probed as often as
+/// `core::freshness::pace` allows.
 pub const PROBE_EAGER_PERIOD: Duration = Duration::from_millis(20);
 
 /// How long after the newest floor asked for a replica is probed faster than every

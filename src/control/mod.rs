@@ -3,6 +3,7 @@
 //! [`monitor`] keeps one probe loop per node; each answer goes into the pure observer
 //! (`core::freshness::observer`), and [`publisher`] stores the snapshot that comes out of it.
 
+mod backoff;
 pub mod catalog;
 pub mod causal_store;
 pub mod connect;

@@ -12,20 +12,21 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant as TokioInstant, sleep, sleep_until};
 
+use super::backoff::Backoff;
 use super::crossing::{Questions, Standing, Unanswered};
 use super::limits::{
-    MONITOR_BACKOFF, PROBE_EAGER_PERIOD, PROBE_INTERVAL, PROBE_INTERVAL_WITHOUT_PRIMARY,
-    PROBE_MIN_INTERVAL, PROBE_PATIENT_INTERVAL, PROBE_WANTED_PERIOD,
+    PROBE_EAGER_PERIOD, PROBE_INTERVAL, PROBE_INTERVAL_WITHOUT_PRIMARY, PROBE_PATIENT_INTERVAL,
+    PROBE_WANTED_PERIOD,
 };
 use super::probe::{Answer, ProbeConnection, ProbeError, Waited};
 use super::publisher::Publisher;
 use crate::config::{ClusterConfig, NodeConfig};
 use crate::core::causality::positions::PositionSample;
 use crate::core::crossing::{Listing, Scope};
-use crate::core::freshness::PrimarySample;
 use crate::core::freshness::observer::ClusterObserver;
 use crate::core::freshness::replay_wait::{self, Ability, Occasion, ReplayState, WaitOutcome};
 use crate::core::freshness::service::STATEMENT_INTERVAL;
+use crate::core::freshness::{PrimarySample, pace};
 use crate::core::lsn::Lsn;
 use crate::core::snapshot::NodeId;
 use crate::metrics::ClusterMetrics;
@@ -89,10 +90,18 @@ impl Watch {
         (Some(newest) > proved && since < PROBE_WANTED_PERIOD).then_some(since)
     }
 
-    /// Wakes the loops of the replicas that somebody waits for.
+    /// Whether sessions will soon need `node` to be fresher than it is proved to be.
+    fn is_wished_for(&self, node: NodeId, now: Instant) -> bool {
+        let newest = self.publisher.world().demand.newest_wish();
+        let proved = self.publisher.look(|observer| observer.fresh_as_of(node));
+        Some(newest) > proved && now.saturating_duration_since(newest) < PROBE_WANTED_PERIOD
+    }
+
+    /// Wakes the loops of the replicas that somebody waits for, or soon will.
     fn wake_wanted(&self, now: Instant) {
         for (id, wake) in (0..).zip(&self.wakes) {
-            if self.wanted_for(NodeId(id), now).is_some() {
+            let node = NodeId(id);
+            if self.wanted_for(node, now).is_some() || self.is_wished_for(node, now) {
                 wake.notify_one();
             }
         }
@@ -111,16 +120,16 @@ struct NodeWatcher {
 enum Pace {
     Primary {
         asked_at: Instant,
+        round_trip: Duration,
     },
     Replica {
         asked_at: Instant,
+        round_trip: Duration,
         replay: ReplayState,
         ability: Ability,
     },
     /// Nothing that a session waits for makes a service renew what it states.
-    Steady {
-        asked_at: Instant,
-    },
+    Steady { asked_at: Instant },
 }
 
 /// What a node is to be asked next.
@@ -314,6 +323,7 @@ impl NodeWatcher {
                 self.watch.wake_wanted(sample.received);
                 Pace::Primary {
                     asked_at: sample.sent,
+                    round_trip: sample.received.saturating_duration_since(sample.sent),
                 }
             }
             Answer::Replica(sample, detail) => {
@@ -322,6 +332,7 @@ impl NodeWatcher {
                     .observe(|observer| observer.on_replica(self.id, sample));
                 Pace::Replica {
                     asked_at: sample.sent,
+                    round_trip: sample.received.saturating_duration_since(sample.sent),
                     replay: detail.replay,
                     ability,
                 }
@@ -383,7 +394,7 @@ impl NodeWatcher {
                 }
                 let last = questions.listed_at();
                 if let Some(last) = last {
-                    sleep_after(last, PROBE_MIN_INTERVAL).await;
+                    sleep_after(last, pace::LEAST).await;
                 }
                 Wanted::Listing(crossings.listing_due(last).await)
             }
@@ -395,14 +406,22 @@ impl NodeWatcher {
 
     async fn probe_due(&self, pace: Pace) {
         match pace {
-            Pace::Primary { asked_at } => self.primary_due(asked_at).await,
-            Pace::Replica { asked_at, .. } => self.replica_due(asked_at, pace).await,
+            Pace::Primary {
+                asked_at,
+                round_trip,
+            } => self.primary_due(asked_at, round_trip).await,
+            Pace::Replica {
+                asked_at,
+                round_trip,
+                ..
+            } => self.replica_due((asked_at, round_trip), pace).await,
             Pace::Steady { asked_at } => sleep_after(asked_at, STATEMENT_INTERVAL).await,
         }
     }
 
-    /// A primary is asked again when somebody wants to see something later than the last question.
-    async fn primary_due(&self, asked_at: Instant) {
+    /// A primary is asked again when somebody wants to see something later than the last question, or
+    /// will by the time when replicas have it.
+    async fn primary_due(&self, asked_at: Instant, round_trip: Duration) {
         let elected = self.watch.publisher.look(ClusterObserver::primary);
         if elected != Some(self.id) {
             return sleep_after(asked_at, PROBE_INTERVAL_WITHOUT_PRIMARY).await;
@@ -410,13 +429,18 @@ impl NodeWatcher {
         let demand = &self.watch.publisher.world().demand;
         tokio::select! {
             () = sleep_after(asked_at, PROBE_INTERVAL) => {}
-            _ = demand.asked_beyond(asked_at) => sleep_after(asked_at, PROBE_MIN_INTERVAL).await,
+            _ = demand.asked_beyond(asked_at) => {
+                sleep_after(asked_at, pace::waited_for(round_trip)).await;
+            }
+            _ = demand.wished_beyond(asked_at) => {
+                sleep_after(asked_at, pace::ahead(demand.distance())).await;
+            }
         }
     }
 
     /// A replica is asked again quickly while somebody waits for it, and at once when a new
     /// position of the primary has come that it did not have yet.
-    async fn replica_due(&self, asked_at: Instant, pace: Pace) {
+    async fn replica_due(&self, (asked_at, round_trip): (Instant, Duration), pace: Pace) {
         let (Some(wake), elected) = (
             self.watch.wakes.get(self.id.index()),
             self.watch.publisher.look(ClusterObserver::primary),
@@ -430,11 +454,15 @@ impl NodeWatcher {
         };
         let now = Instant::now();
         let interval = match self.watch.wanted_for(self.id, now) {
-            None => slow,
-            Some(since) if since < PROBE_EAGER_PERIOD => PROBE_MIN_INTERVAL,
             // Its server waits, so it is not asked more often by that.
-            Some(_) if self.target(pace, now).is_some() => PROBE_MIN_INTERVAL,
+            Some(_) if self.target(pace, now).is_some() => pace::LEAST,
+            Some(since) if since < PROBE_EAGER_PERIOD => pace::waited_for(round_trip),
             Some(_) => PROBE_PATIENT_INTERVAL,
+            // The positions of the primary, which come as often, wake it before.
+            None if self.watch.is_wished_for(self.id, now) => {
+                pace::ahead(self.watch.publisher.world().demand.distance()).saturating_mul(2)
+            }
+            None => slow,
         };
         tokio::select! {
             () = sleep_after(asked_at, interval) => {}
@@ -448,47 +476,5 @@ async fn sleep_after(from: Instant, interval: Duration) {
     let due = TokioInstant::from_std(from) + interval;
     if due > TokioInstant::now() {
         sleep_until(due).await;
-    }
-}
-
-/// Pauses between attempts: none first, then doubling up to a limit.
-#[derive(Debug, Default)]
-struct Backoff {
-    last: Option<Duration>,
-}
-
-impl Backoff {
-    fn reset(&mut self) {
-        self.last = None;
-    }
-
-    /// Whether no attempt has failed since the last that did not.
-    fn is_first(&self) -> bool {
-        self.last.is_none()
-    }
-
-    fn next_pause(&mut self) -> Duration {
-        let (first, longest) = MONITOR_BACKOFF;
-        let pause = match self.last {
-            None => Duration::ZERO,
-            Some(Duration::ZERO) => first,
-            Some(last) => last.saturating_mul(2).min(longest),
-        };
-        self.last = Some(pause);
-        pause
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_attempt_is_made_at_once_and_the_pauses_are_bounded() {
-        let mut backoff = Backoff::default();
-        let pauses: Vec<u128> = (0..7).map(|_| backoff.next_pause().as_millis()).collect();
-        assert_eq!(pauses, [0, 50, 100, 200, 400, 500, 500]);
-        backoff.reset();
-        assert_eq!(backoff.next_pause(), Duration::ZERO);
     }
 }

@@ -1,4 +1,5 @@
-//! Asks one node what it is and how far it has come: one connection, one round trip a probe.
+//! Asks one node what it is and how far it has come: one connection, one round trip a probe, in which
+//! `brief` leaves out what cannot have changed.
 //!
 //! Invariants:
 //! * Role and positions come from the same row, so a position is never read in the wrong role.
@@ -8,6 +9,7 @@
 //! * A node that refuses to show its positions is asked in its service's way, by `service`, for as long
 //!   as the connection lives.
 
+mod brief;
 mod error;
 mod replay_wait;
 mod service;
@@ -18,6 +20,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{timeout, timeout_at};
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Row, Statement};
+
+use brief::Brief;
 
 use super::connect::connect;
 use super::limits::{MONITOR_CONNECT_DEADLINE, PROBE_DEADLINE};
@@ -116,8 +120,40 @@ pub struct ProbeConnection {
 /// How a node is asked.
 #[derive(Debug)]
 enum Way {
-    Positions(Statement),
+    Positions { whole: Statement, brief: Box<Brief> },
     Service(Statement),
+}
+
+impl Way {
+    async fn positions(client: &Client) -> Result<Self, ProbeError> {
+        let (whole, brief) = tokio::try_join!(
+            async { Ok(client.prepare(PROBE_SQL).await?) },
+            Brief::prepare(client)
+        )?;
+        Ok(Self::Positions {
+            whole,
+            brief: Box::new(brief),
+        })
+    }
+
+    async fn ask(&mut self, client: &Client) -> Result<Answer, ProbeError> {
+        match self {
+            Self::Positions { whole, brief } => {
+                if let Some(answer) = brief.ask(client).await? {
+                    return Ok(answer);
+                }
+                let sent = Instant::now();
+                let row = client.query_one(whole, &[]).await?;
+                let answer = answer(&row, sent, Instant::now())?;
+                brief.note(&answer);
+                Ok(answer)
+            }
+            Self::Service(probe) => {
+                let sent = Instant::now();
+                service::answer(&client.query(probe, &[]).await?, sent)
+            }
+        }
+    }
 }
 
 /// Whether the monitor's role may read all statistics.
@@ -219,7 +255,7 @@ impl ProbeConnection {
     /// # Cancel safety
     /// The connection is not usable after this future is dropped unfinished.
     pub async fn ask_behind(&mut self, target: Lsn) -> Result<(Answer, Waited), ProbeError> {
-        let Way::Positions(probe) = &self.way else {
+        let Way::Positions { whole, brief } = &mut self.way else {
             return Err(ProbeError::Answer("no positions to wait for"));
         };
         let sent = Instant::now();
@@ -227,7 +263,7 @@ impl ProbeConnection {
             tokio::try_join!(
                 biased;
                 replay_wait::wait_for(&self.client, target),
-                self.client.query_one(probe, &[]),
+                self.client.query_one(whole, &[]),
             )
         };
         let deadline = REPLAY_WAIT + PROBE_DEADLINE;
@@ -238,7 +274,9 @@ impl ProbeConnection {
             WaitOutcome::Refused => self.replay_wait = Ability::Refused,
             WaitOutcome::Reached | WaitOutcome::TimedOut | WaitOutcome::NotInRecovery => {}
         }
-        Ok((answer(&row, sent, Instant::now())?, waited))
+        let answer = answer(&row, sent, Instant::now())?;
+        brief.note(&answer);
+        Ok((answer, waited))
     }
 
     /// Asks once.
@@ -249,21 +287,10 @@ impl ProbeConnection {
     ///
     /// # Cancel safety
     /// The connection is not usable after this future is dropped unfinished.
-    pub async fn ask(&self) -> Result<Answer, ProbeError> {
-        let sent = Instant::now();
+    pub async fn ask(&mut self) -> Result<Answer, ProbeError> {
+        let asking = self.way.ask(&self.client);
         let late = |_| ProbeError::Deadline(PROBE_DEADLINE);
-        match &self.way {
-            Way::Positions(probe) => {
-                let asking = self.client.query_one(probe, &[]);
-                let row = timeout(PROBE_DEADLINE, asking).await.map_err(late)??;
-                answer(&row, sent, Instant::now())
-            }
-            Way::Service(probe) => {
-                let asking = self.client.query(probe, &[]);
-                let rows = timeout(PROBE_DEADLINE, asking).await.map_err(late)??;
-                service::answer(&rows, sent)
-            }
-        }
+        timeout(PROBE_DEADLINE, asking).await.map_err(late)?
     }
 }
 
@@ -284,15 +311,15 @@ async fn meet(client: &Client) -> Result<Met, ProbeError> {
         server_version: row.try_get(4)?,
         privilege: privilege(&row, 5)?,
         replay_wait: Ability::of_server(row.try_get(7)?),
-        way: Way::Positions(client.prepare(PROBE_SQL).await?),
+        way: Way::positions(client).await?,
     };
     if row.try_get(6)? {
         // The writer of such a service may show positions, for logical decoding: its readers do not.
         return by_service(client, met).await;
     }
     // Positions are refused when they are asked for, not before.
-    if let Way::Positions(probe) = &met.way {
-        client.query_one(probe, &[]).await?;
+    if let Way::Positions { whole, .. } = &met.way {
+        client.query_one(whole, &[]).await?;
     }
     Ok(met)
 }
@@ -347,7 +374,7 @@ fn identity(row: &Row) -> Result<NodeIdentity, ProbeError> {
 }
 
 fn answer(row: &Row, sent: Instant, received: Instant) -> Result<Answer, ProbeError> {
-    let timeline = timeline(row)?;
+    let timeline = timeline_in(row, 5)?;
     if row.try_get(0)? {
         let sample = ReplicaSample {
             sent,
@@ -370,8 +397,8 @@ fn answer(row: &Row, sent: Instant, received: Instant) -> Result<Answer, ProbeEr
     }))
 }
 
-fn timeline(row: &Row) -> Result<Option<u32>, ProbeError> {
-    let timeline: Option<i32> = row.try_get(5)?;
+fn timeline_in(row: &Row, column: usize) -> Result<Option<u32>, ProbeError> {
+    let timeline: Option<i32> = row.try_get(column)?;
     match timeline.map(u32::try_from) {
         None | Some(Ok(0)) => Ok(None),
         Some(Ok(timeline)) => Ok(Some(timeline)),
@@ -434,7 +461,7 @@ pub async fn probe_once(
     node: &NodeConfig,
     cluster: &ClusterConfig,
 ) -> Result<ProbeReport, ProbeError> {
-    let connection = ProbeConnection::open(node, cluster).await?;
+    let mut connection = ProbeConnection::open(node, cluster).await?;
     let answer = connection.ask().await?;
     let missing_privileges = match connection.privilege {
         Privilege::Granted => vec![],

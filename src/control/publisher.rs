@@ -1,7 +1,7 @@
 //! Turns answers into published snapshots.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::topology::log_changes;
 use crate::config::ClusterConfig;
@@ -78,9 +78,21 @@ impl Publisher {
         if before.primary == after.primary && before.nodes == after.nodes {
             return;
         }
+        self.world.demand.set_distance(distance(&after));
         // Stored under the lock: snapshots are published in the order of their generations.
         self.world.routing.store(Arc::new(after));
         drop(observer);
         log_changes(&self.cluster, &before, &self.world.routing.load());
     }
+}
+
+/// How far the nearest replica in rotation is behind; nothing if there is none.
+fn distance(snapshot: &RoutingSnapshot) -> Duration {
+    let nodes = snapshot.nodes.iter();
+    let serving = nodes.filter(|node| node.eligibility == Eligibility::Eligible && node.weight > 0);
+    let behind = serving.filter_map(|node| match node.lag {
+        ReplayLag::Known { behind, .. } => Some(behind),
+        ReplayLag::Unknown | ReplayLag::Stated { .. } => None,
+    });
+    behind.min().unwrap_or_default()
 }

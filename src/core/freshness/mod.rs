@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use super::lsn::Lsn;
 
 pub mod observer;
+pub mod pace;
 pub mod replay_wait;
 pub mod service;
 

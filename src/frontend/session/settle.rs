@@ -337,6 +337,9 @@ impl Session {
             };
             self.end_marks(link.route.role, effect, at);
         }
+        if link.route.role == NodeRole::Primary {
+            self.cluster.world.demand.wish(at);
+        }
         let guarantee = &mut self.state.guarantee;
         match (link.route.role, block.wrote) {
             (NodeRole::Replica, _) | (_, Wrote::No) => {

@@ -59,6 +59,9 @@ impl Session {
             self.note_route(link, at.saturating_duration_since(extent.arrived));
         }
         let (node, role) = (link.route.node, link.route.role);
+        if role == NodeRole::Primary {
+            self.cluster.world.demand.wish(at);
+        }
         let guarantee = &mut self.state.guarantee;
         guarantee.on_read_completed(node, role, link.incarnation, at);
     }

@@ -107,6 +107,28 @@ async fn nobody_is_given_the_numbers_of_anothers_sequence() {
     assert_eq!(session.value("SELECT currval('numbers'), lastval()"), "3");
 }
 
+/// Settings of some kinds are not given to a connection together with the statement.
+#[tokio::test]
+async fn nobody_is_given_the_numbers_of_anothers_sequence_whatever_its_own_settings_are() {
+    let cluster = filled().await;
+    let sequence = "CREATE SEQUENCE drawn; GRANT ALL ON SEQUENCE drawn TO app";
+    cluster.superuser_sql(0, sequence).await.unwrap();
+    for setting in [
+        "SET work_mem = '1MB'",
+        "SET statement_timeout = '1min'",
+        "SET default_transaction_isolation = 'repeatable read'",
+    ] {
+        // Who has asked for a number once is kept apart from then on.
+        let proxy = Proxy::start(cluster, SHARED).await;
+        let (mut session, mut other) = (Wire::connect(proxy.port()), Wire::connect(proxy.port()));
+        session.run(setting);
+        other.run("SELECT nextval('drawn')");
+        let answer = session.query("SELECT currval('drawn')");
+        let error = answer.iter().find_map(wire::Message::sqlstate);
+        assert_eq!(error.as_deref(), Some("55000"), "{setting}: {answer:?}");
+    }
+}
+
 /// Settings that are repeated in the transaction of a block go with it. What the node then says of the
 /// connection is what another session has left there.
 #[tokio::test]

@@ -28,6 +28,15 @@ use crate::protocol::replies::{Compare, Hold, Outcome};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Unprepared;
 
+/// Where that stands which comes before the session's own statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// In the same write and transaction.
+    Joined,
+    /// In a query of its own.
+    Apart,
+}
+
 impl Session {
     /// Gives the connection the session's settings and the block that it is in: with the next
     /// [`Session::send`] where the segment allows that, else now.
@@ -38,8 +47,13 @@ impl Session {
             && plan.needs != Needs::Primary
             && (Arc::ptr_eq(has, wants) || !AppliedSettings::needs_own_transaction(has, wants))
             && plan.texts.iter().all(|text| may_share_transaction(text));
+        let place = if joined && !(plan.form == Form::Query && link.lease.keeps_batches_open()) {
+            Place::Joined
+        } else {
+            Place::Apart
+        };
+        self.keep_numbers(link, plan, place).await?;
         if !joined {
-            link.lease.last_session = self.id;
             self.adjust(link).await?;
             if link.must_adopt_names(plan) {
                 // Boxed: hardly any segment comes here.
@@ -47,18 +61,7 @@ impl Session {
             }
             return self.begin_now(link).await;
         }
-        let apart = plan.form == Form::Query && link.lease.keeps_batches_open();
-        if link.lease.last_session != self.id && asks_sequence(plan) {
-            // Another session's numbers must not be taken for this one's: it gets an error.
-            let discard = "DISCARD SEQUENCES";
-            if !apart {
-                link.prologue.push(discard.to_owned());
-            } else if !self.run_own(link, discard).await {
-                return Err(Unprepared);
-            }
-        }
-        link.lease.last_session = self.id;
-        if apart {
+        if place == Place::Apart {
             self.adjust(link).await?;
         }
         if !Arc::ptr_eq(&link.lease.settings, &self.state.settings) {
@@ -73,6 +76,27 @@ impl Session {
         let put_off = self.block.as_ref().and_then(|block| block.put_off.as_ref());
         link.prologue
             .extend(put_off.map(|begin| begin.sql.to_string()));
+        Ok(())
+    }
+
+    /// Another session's numbers must not be taken for this one's: it gets an error. They are discarded
+    /// where what stands before the statement has its `place`.
+    async fn keep_numbers(
+        &mut self,
+        link: &mut Link,
+        plan: &Plan,
+        place: Place,
+    ) -> Result<(), Unprepared> {
+        let last = std::mem::replace(&mut link.lease.last_session, self.id);
+        if last == self.id || !asks_sequence(plan) {
+            return Ok(());
+        }
+        let discard = "DISCARD SEQUENCES";
+        match place {
+            Place::Joined => link.prologue.push(discard.to_owned()),
+            Place::Apart if self.run_own(link, discard).await => {}
+            Place::Apart => return Err(Unprepared),
+        }
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use pgweir::protocol::description::{Columns, Described, Description};
 use pgweir::protocol::frame::FrameHeader;
 use pgweir::protocol::outstanding::{Disposition, Expected, OutstandingReplies};
 use pgweir::protocol::replies::{
-    Alias, Boundaries, Compare, Hold, ReplyScanner, Span, Stop, UnexpectedReply, Verdict,
+    Alias, Behind, Boundaries, Compare, Hold, ReplyScanner, Span, Stop, UnexpectedReply, Verdict,
 };
 
 use crate::{cuts, take};
@@ -16,6 +16,7 @@ struct Case {
     hold: Hold,
     /// How it goes on behind a held error.
     then: Hold,
+    behind: Behind,
     boundaries: Boundaries,
     compare: Compare,
     alias: Option<Alias>,
@@ -47,6 +48,10 @@ impl Case {
             alias: match flags & 32 {
                 0 => None,
                 _ => Alias::of(1, 7),
+            },
+            behind: match flags & 64 {
+                0 => Behind::Passed,
+                _ => Behind::Kept,
             },
             expected: (0..count).map(|at| expected(take(data), at)).collect(),
         }
@@ -158,6 +163,7 @@ fn relay(case: &Case, stream: &[u8], ends: &[usize]) -> Seen {
     }
     let mut scanner = ReplyScanner::default();
     scanner.begin(case.hold);
+    scanner.behind = case.behind;
     scanner.boundaries = case.boundaries;
     scanner.compare = case.compare;
     scanner.alias = case.alias;
@@ -211,7 +217,7 @@ impl Seen {
             match stop {
                 Stop::HeldError(..) => scanner.hold = case.then,
                 Stop::Reported(_) => self.reports.append(&mut scanner.reports),
-                Stop::OwnFailed => break false,
+                Stop::OwnFailed | Stop::Behind => break false,
                 Stop::NeedMore | Stop::CopyIn | Stop::Boundary | Stop::Compared(_) => {}
             }
         };

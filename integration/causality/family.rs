@@ -3,6 +3,8 @@
 
 use std::iter::Sum;
 use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use pgweir::sandbox::LocalCluster;
@@ -46,7 +48,8 @@ pub(crate) struct Findings {
     pub(crate) writes: usize,
     /// Reads that lacked what the family had been told was written.
     pub(crate) stale: usize,
-    /// Reads of the counter that showed less than the family had seen.
+    /// Reads of the counter that showed less than the family had seen, of what was acknowledged before:
+    /// a replica may show a commit a moment earlier than the primary does.
     pub(crate) backwards: usize,
     pub(crate) on_replicas: usize,
 }
@@ -63,9 +66,20 @@ impl Sum for Findings {
     }
 }
 
+/// The latest number of the counter whose writer was told that it is committed.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Acknowledged(Arc<AtomicI64>);
+
+impl Acknowledged {
+    fn latest(&self) -> i64 {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
 /// Connections that belong together.
 pub(crate) struct Family {
     members: Vec<Client>,
+    counter: Acknowledged,
     id: i64,
     way: Way,
     /// Whether what members saw goes from proxy to proxy as positions.
@@ -77,8 +91,14 @@ pub(crate) struct Family {
 }
 
 impl Family {
-    /// A family whose members are spread over the proxies; `id` is its row.
-    pub(crate) async fn open(proxies: &[&Proxy], id: i64, way: Way) -> Self {
+    /// A family whose members are spread over the proxies; `id` is its row, and `counter` what
+    /// [`count_up`] tells of its own.
+    pub(crate) async fn open(
+        proxies: &[&Proxy],
+        id: i64,
+        way: Way,
+        counter: &Acknowledged,
+    ) -> Self {
         let mut members = Vec::new();
         for proxy in proxies.iter().cycle().take(MEMBERS) {
             let member = if way == Way::Startup {
@@ -95,6 +115,7 @@ impl Family {
         let read = format!("SELECT v FROM family WHERE id = {id}");
         let mut family = Self {
             members,
+            counter: counter.clone(),
             id,
             way,
             by_position: way == Way::Token || proxies.len() > 1,
@@ -152,13 +173,17 @@ impl Family {
             self.id
         );
         let who = self.anybody();
+        let seen_for_certain = self.counted.min(self.counter.latest());
         let row = self.say(who, &sql).await.expect("a row");
         let (written, counted) = (row[0], row[1]);
+        let route = text(&self.members[who], "SHOW pgweir.last_route").await;
         self.found.reads += 1;
         self.found.stale += usize::from(written < self.written);
-        self.found.backwards += usize::from(counted < self.counted);
+        if counted < seen_for_certain {
+            println!("{counted} after {seen_for_certain}, from {route}");
+            self.found.backwards += 1;
+        }
         self.counted = self.counted.max(counted);
-        let route = text(&self.members[who], "SHOW pgweir.last_route").await;
         self.found.on_replicas += usize::from(route.contains("role=replica"));
     }
 
@@ -194,14 +219,31 @@ impl Family {
 }
 
 /// Counts up the counter on the primary until aborted.
-pub(crate) async fn count_up(servers: impl Deref<Target = LocalCluster>) {
+pub(crate) async fn count_up(servers: impl Deref<Target = LocalCluster>, counter: Acknowledged) {
+    let count = "UPDATE counter SET v = v + 1 RETURNING v";
     loop {
-        servers
-            .sql(0, "UPDATE counter SET v = v + 1")
-            .await
-            .unwrap();
+        let rows = servers.sql(0, count).await.unwrap();
+        let number = rows.into_iter().flatten().flatten().next();
+        let number = number.expect("a row").parse().expect("a number");
+        counter.0.store(number, Ordering::SeqCst);
         sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Families, one of each of these after the other, until replicas have served so many of their reads.
+pub(crate) async fn until_replicas_have_served<F: Future<Output = Findings>>(
+    least: usize,
+    mut some: impl FnMut() -> F,
+) -> Findings {
+    let mut found = Findings::default();
+    timeout(6 * LIMIT, async {
+        while found.on_replicas < least {
+            found = [found, some().await].into_iter().sum();
+        }
+    })
+    .await
+    .expect("replicas serve");
+    found
 }
 
 async fn with_option(proxy: &Proxy, option: &str) -> Client {

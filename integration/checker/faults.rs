@@ -91,6 +91,11 @@ impl Fault {
                 servers.restore_receiver(replica).await.unwrap();
             }
             Self::Killed => {
+                // Of the primary first: a replica's restart point is at one of those. Else it would have
+                // to go through all the log of a long run at every start.
+                for node in [0, replica] {
+                    servers.superuser_sql(node, "CHECKPOINT").await.unwrap();
+                }
                 servers.kill_node(replica).await.unwrap();
                 sleep(anything_up_to(100)).await;
                 servers.start_node(replica).await.unwrap();

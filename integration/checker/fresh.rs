@@ -179,8 +179,9 @@ async fn cut_for_a_while(servers: &LocalCluster, cut: Cut) -> Instant {
     assert_eq!(stopped.is_some(), cut == Cut::Silently);
     let at = Instant::now();
     sleep(BOUND + 8 * PERIOD).await;
-    // The control: it has replayed all that it received, so by that it would serve forever.
-    let received = "SELECT pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn()";
+    // The control: it has replayed all that it received, but for the half of a record if it was cut off
+    // within one, so by that it would serve forever.
+    let received = "SELECT pg_last_wal_receive_lsn() - pg_last_wal_replay_lsn() BETWEEN 0 AND 8192";
     let rows = servers.sql(1, received).await.unwrap();
     assert_eq!(rows, [[Some("t".to_owned())]], "void");
     drop(stopped);

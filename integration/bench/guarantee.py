@@ -2,13 +2,14 @@
 """What the guarantee costs: two pgweirs on one cluster, one with it (the default, mode `session`) and
 one without (`consistency.default: eventual`), the same load on each in turn.
 
-    integration/bench/guarantee.py            everything, about 8 minutes
+    integration/bench/guarantee.py            everything, about 11 minutes
     integration/bench/guarantee.py --quick    about 2 minutes
 
 Nine single reads to one single write of one row each. First as fast as it goes, without added lag:
 throughput, median latency of reads, CPU time of the proxy per statement, and positions asked of the
-primary per second. Then at a fixed rate with both replicas 50 ms behind: how many reads replicas still
-serve, and the 99th percentile of reads against that without the guarantee. Needs what bench.py needs.
+primary per second. Then the same at fixed rates, where nobody waits for a processor. Then at fixed rates
+with both replicas 50 ms behind: how many reads replicas still serve, and the 99th percentile of reads
+against that without the guarantee. Needs what bench.py needs.
 """
 
 import argparse
@@ -142,6 +143,7 @@ def arguments():
     parser.add_argument("--rounds", type=int, help="rounds of each load (default 6; quick 2)")
     parser.add_argument("--seconds", type=int, help="seconds of one round (default 5; quick 3)")
     parser.add_argument("--clients", default="1,16,64,256", help="comma-separated; without added lag")
+    parser.add_argument("--calm", default="500,1500", help="statements a second of 16 clients, without added lag")
     parser.add_argument("--rates", default="1600,3200,6400", help="statements a second of 64 clients, replicas 50 ms behind")
     parser.add_argument("--pgweir", metavar="FILE", help="this program instead of a fresh release build")
     chosen = parser.parse_args()
@@ -161,6 +163,9 @@ def main():
         for clients in filter(None, chosen.clients.split(",")):
             say(f"{clients} clients")
             lines += rows(f"{clients} clients", compare(servers, int(clients), chosen))
+        for rate in filter(None, chosen.calm.split(",")):
+            say(f"16 clients, {rate} statements a second")
+            lines += rows(f"16 at {rate}/s", compare(servers, 16, chosen, int(rate)))
         servers.delay_replicas(LAG)
         for rate in filter(None, chosen.rates.split(",")):
             say(f"64 clients, {rate} statements a second, replicas {LAG} behind")

@@ -180,8 +180,10 @@ impl Family {
         self.found.reads += 1;
         self.found.stale += usize::from(written < self.written);
         if counted < seen_for_certain {
-            println!("{counted} after {seen_for_certain}, from {route}");
             self.found.backwards += 1;
+            if self.way != Way::Nothing {
+                println!("{counted} after {seen_for_certain}, from {route}");
+            }
         }
         self.counted = self.counted.max(counted);
         self.found.on_replicas += usize::from(route.contains("role=replica"));

@@ -117,7 +117,15 @@ async fn without_a_bound_reads_show_older_things() {
         reads: sized(500),
         settings: "SET pgweir.consistency = 'eventual'",
     };
-    let (seen, writers, line) = run(servers, &proxy, &Fault::ALL, reading).await;
+    // However soon the reads are over, what is old is there to be read.
+    let behind = Duration::from_millis(400);
+    servers.set_apply_delay(1, behind).await.unwrap();
+    let others = Fault::ALL
+        .into_iter()
+        .filter(|fault| *fault != Fault::ApplyDelay);
+    let others: Vec<_> = others.collect();
+    let (seen, writers, line) = run(servers, &proxy, &others, reading).await;
+    servers.set_apply_delay(1, Duration::ZERO).await.unwrap();
     for bound in [50, 250].map(Duration::from_millis) {
         let older = seen.count(|read| read.is_beyond(bound, &writers));
         println!("control, no bound, judged by {bound:?}: {line}, older {older}");

@@ -117,27 +117,39 @@ class Suite:
             package = f"postgresql-client-{self.major}"
             self.say(f"downloading {package} {version}")
             self._apt_update()
-            offered = run(["apt-cache", *self._apt_options(), "madison", package])
-            found = re.search(rf"\| *({re.escape(version)}\S*) *\|", offered)
+            found = self._offered(package, version)
             if not found:
                 hint = f"name a source tree of {self.version} with --source"
                 raise SuiteError(f"{package} {version} cannot be had; {hint}")
-            self._download(f"{package}={found.group(1)}", unpacked)
+            self._download(f"{package}={found}", unpacked)
         return directory
+
+    def _offered(self, package, version):
+        """The package's own name of this version of PostgreSQL, if it can be had."""
+        offered = run(["apt-cache", *self._apt_options(), "madison", package])
+        found = re.search(rf"\| *({re.escape(version)}\S*) *\|", offered)
+        return found and found.group(1)
 
     def _config(self, option):
         return run([os.path.join(self.programs, "pg_config"), option]).strip()
 
     def _headers(self):
-        """The server's header files: installed ones, or those of the package, unpacked in the cache."""
+        """The server's header files: installed ones, or those of the package, unpacked in the cache.
+
+        Of the server's own version if it can be had: 15.20 declares functions that 15.18 does not have.
+        """
         installed = self._config("--includedir-server")
         if os.path.exists(os.path.join(installed, "postgres.h")):
             return installed
-        unpacked = os.path.join(self.cache, f"headers-{self.major}")
+        unpacked = os.path.join(self.cache, f"headers-{self.version}")
         headers = os.path.join(unpacked, f"usr/include/postgresql/{self.major}/server")
         if not os.path.exists(os.path.join(headers, "postgres.h")):
             self._apt_update()
-            self._download(f"postgresql-server-dev-{self.major}", unpacked)
+            package = f"postgresql-server-dev-{self.major}"
+            found = self._offered(package, self.version)
+            if not found:
+                self.say(f"{package} {self.version} cannot be had; taking the newest")
+            self._download(f"{package}={found}" if found else package, unpacked)
         return headers
 
     def _download(self, package, target):

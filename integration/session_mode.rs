@@ -70,9 +70,14 @@ async fn a_session_keeps_its_connection_and_nobody_else_gets_it() {
     assert_ne!(first, second);
     assert!(seen.iter().all(|pids| *pids == seen[0]), "{seen:?}");
     assert!(third != first && third != second, "{third} after {seen:?}");
-    let pins = kept.metrics().await;
-    let pins = pins.sum("pgweir_pins_total", &[("reason", "pool_mode")]);
-    assert!((pins - 3.0).abs() < 0.1, "{pins}");
+    // The client has its answer before its connection is set aside.
+    harness::eventually("three kept connections", async || {
+        let metrics = kept.metrics().await;
+        let pins = metrics.sum("pgweir_pins_total", &[("reason", "pool_mode")]);
+        assert!(pins < 3.1, "{pins}");
+        (pins - 3.0).abs() < 0.1
+    })
+    .await;
     // Otherwise the two share one.
     let (seen, third) = ask(&shared);
     assert_eq!(seen[0].0, seen[0].1);

@@ -218,6 +218,34 @@ async fn what_a_statement_reaches_is_found_by_an_ordinary_role() {
     ));
 }
 
+#[tokio::test]
+async fn procedures_that_run_no_ddl_are_told_from_others_by_an_ordinary_role() {
+    let cluster = harness::cluster(0).await;
+    let body = |body: &str| format!("LANGUAGE plpgsql AS $p$ BEGIN {body}; END $p$");
+    let (quiet, creates) = (body("PERFORM 1"), body("CREATE TABLE made (id int)"));
+    let runs_anything = body("EXECUTE 'SELECT 1'");
+    let sql = "LANGUAGE sql AS 'SELECT 1'";
+    for statement in [
+        "CREATE SCHEMA one; CREATE SCHEMA two".to_owned(),
+        format!("CREATE PROCEDURE quiet() {quiet}; CREATE PROCEDURE one.quiet(int) {quiet}"),
+        format!("CREATE PROCEDURE creates() {creates}; CREATE PROCEDURE runs() {runs_anything}"),
+        format!("CREATE PROCEDURE twice() {quiet}; CREATE PROCEDURE two.twice() {creates}"),
+        format!("CREATE PROCEDURE in_sql() {sql}"),
+    ] {
+        cluster.superuser_sql(0, &statement).await.unwrap();
+    }
+    let client = cluster.connect(0).await.unwrap();
+    let catalog = load(&client).await.unwrap();
+    let effect = |sql: &str| judge(&analyse(sql.as_bytes()), Some(&catalog), &routing()).catalog;
+    for sql in ["CALL quiet()", "CALL one.quiet(1)", "CALL \"quiet\"()"] {
+        assert_eq!(effect(sql), CatalogEffect::Calls("quiet".into()), "{sql}");
+    }
+    for name in ["creates", "runs", "twice", "in_sql", "unknown"] {
+        let sql = format!("CALL {name}()");
+        assert_eq!(effect(&sql), CatalogEffect::MayChange, "{sql}");
+    }
+}
+
 /// The test itself asks the replica: what the catalog calls a read runs there, and gives no error.
 #[tokio::test]
 async fn what_is_called_a_read_runs_on_a_replica() {

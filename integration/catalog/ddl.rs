@@ -101,3 +101,35 @@ async fn ddl_under_way_while_the_nodes_are_reloaded_is_known_when_it_commits() {
     changing.run("COMMIT");
     stays_on_the_primary(proxy.port()).await;
 }
+
+/// A procedure with this body.
+fn procedure(name: &str, body: &str) -> String {
+    format!("CREATE OR REPLACE PROCEDURE {name}() LANGUAGE plpgsql AS $p$ BEGIN {body}; END $p$")
+}
+
+#[tokio::test]
+async fn a_procedure_that_runs_no_ddl_leaves_reads_on_replicas() {
+    let (_cluster, proxy) = start().await;
+    let mut other = Wire::connect(proxy.port());
+    let changing = format!("EXECUTE $x${VOLATILE}$x$");
+    for sql in [
+        procedure("quiet", "INSERT INTO w VALUES (1)"),
+        procedure("replaced", "INSERT INTO w VALUES (2)"),
+        procedure("changing", &changing),
+    ] {
+        other.run(&sql);
+    }
+    becomes_a_read_of_a_replica(proxy.port()).await;
+    for _ in 0..20 {
+        other.run("CALL quiet()");
+        assert!(is_read_on_a_replica(proxy.port()));
+    }
+    other.run("CALL changing()");
+    stays_on_the_primary(proxy.port()).await;
+    other.run(STABLE);
+    becomes_a_read_of_a_replica(proxy.port()).await;
+    // Nobody has had time to read what it is now.
+    other.run(&procedure("replaced", &changing));
+    other.run("CALL replaced()");
+    stays_on_the_primary(proxy.port()).await;
+}

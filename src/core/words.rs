@@ -71,6 +71,7 @@ pub fn effects(verdict: &StatementVerdict) -> Vec<String> {
     match &verdict.catalog {
         CatalogEffect::None
         | CatalogEffect::Removes
+        | CatalogEffect::Calls(_)
         | CatalogEffect::TwoPhase(TwoPhaseStep::Prepare | TwoPhaseStep::Rollback, _) => {}
         CatalogEffect::TwoPhase(TwoPhaseStep::Commit, name) => facts.push(format!(
             "makes pgweir load the catalog again unless the transaction {name} is known to have changed nothing in it"

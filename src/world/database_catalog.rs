@@ -58,6 +58,9 @@ struct History {
     unbounded: u64,
     /// The others, each with its number.
     touched: Vec<(u64, TouchedName)>,
+    /// Procedures that were called while everything was doubtful, and by the older catalog run no DDL,
+    /// numbered like DDL: the next load tells whether that was so.
+    called: Vec<(u64, Arc<str>)>,
     loaded: Option<Loaded>,
 }
 
@@ -166,10 +169,18 @@ impl DatabaseCatalog {
 
     fn invalidate_own(&self, effect: &CatalogEffect) {
         let mut history = self.lock();
+        if let CatalogEffect::Calls(procedure) = effect
+            && history.is_quiet(procedure)
+        {
+            history.note_call(procedure, Instant::now());
+            return;
+        }
         let names: Option<&[TouchedName]> = match effect {
             CatalogEffect::None
             | CatalogEffect::TwoPhase(TwoPhaseStep::Prepare | TwoPhaseStep::Rollback, _) => return,
-            CatalogEffect::MayChange | CatalogEffect::TwoPhase(TwoPhaseStep::Commit, _) => None,
+            CatalogEffect::MayChange
+            | CatalogEffect::Calls(_)
+            | CatalogEffect::TwoPhase(TwoPhaseStep::Commit, _) => None,
             CatalogEffect::Removes => Some(&[]),
             CatalogEffect::Touches(names) => Some(names),
         };
@@ -278,7 +289,12 @@ impl History {
                 None => self.touched.push((seen, touched.clone())),
             }
         }
-        if names.is_none() || self.touched.len() > TOUCHED_NAMES {
+        let mut names_called = names
+            .unwrap_or_default()
+            .iter()
+            .map(|touched| &touched.name);
+        let another = names_called.any(|name| self.called.iter().any(|(_, call)| **call == **name));
+        if names.is_none() || another || self.touched.len() > TOUCHED_NAMES {
             self.make_unbounded();
         }
     }
@@ -286,12 +302,47 @@ impl History {
     fn make_unbounded(&mut self) {
         self.unbounded = self.seen;
         self.touched.clear();
+        self.called.clear();
+    }
+
+    /// Whether no procedure of this name runs DDL, by what is loaded and what was touched since.
+    fn is_quiet(&self, procedure: &str) -> bool {
+        let loaded = self.loaded.as_ref();
+        loaded.is_some_and(|loaded| loaded.catalog.runs_no_ddl(procedure))
+            && self
+                .touched
+                .iter()
+                .all(|(_, touched)| *touched.name != *procedure)
+    }
+
+    /// A call of a procedure that is quiet. Where all is doubtful it may have been replaced.
+    fn note_call(&mut self, procedure: &Arc<str>, at: Instant) {
+        if self
+            .loaded
+            .as_ref()
+            .is_some_and(|loaded| self.unbounded <= loaded.as_of)
+        {
+            return;
+        }
+        self.seen += 1;
+        self.last_at = Some(at);
+        self.called.retain(|(_, known)| known != procedure);
+        self.called.push((self.seen, Arc::clone(procedure)));
+        if self.called.len() > TOUCHED_NAMES {
+            self.make_unbounded();
+        }
     }
 
     fn loaded(&mut self, as_of: u64, catalog: Catalog) {
         self.touched.retain(|(mark, _)| *mark > as_of);
-        if catalog.has_event_triggers() && as_of < self.seen {
-            // They were not known to be there when the later DDL was noted.
+        self.called.retain(|(mark, _)| *mark > as_of);
+        let has_run_ddl = self
+            .called
+            .iter()
+            .any(|(_, call)| !catalog.runs_no_ddl(call));
+        // They were not known to be there when the later DDL was noted.
+        let event_triggers = catalog.has_event_triggers() && as_of < self.seen;
+        if has_run_ddl || event_triggers {
             self.make_unbounded();
         }
         self.loaded = Some(Loaded {

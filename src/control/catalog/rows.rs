@@ -14,8 +14,8 @@ use tokio_postgres::{Client, Row, Statement};
 
 use self::queries::{
     CALLS, CASTS, CHILDREN, COMPARISON_FUNCTIONS, EVENT_TRIGGERS, FUNCTIONS, ODD_COLUMNS,
-    OPERATORS, PREPARE, READABLE, REFERENCES, RELATIONS, SOURCES, SOURCES_OF_REFERENCES, TYPES,
-    VERSIONS,
+    OPERATORS, PREPARE, QUIET_PROCEDURES, READABLE, REFERENCES, RELATIONS, SOURCES,
+    SOURCES_OF_REFERENCES, TYPES, VERSIONS,
 };
 use super::CatalogError;
 use crate::core::catalog::{
@@ -69,8 +69,9 @@ const PARTED: [(&str, &str); 6] = [
 ];
 
 /// What every load asks beside that.
-const WHOLE: [&str; 6] = [
+const WHOLE: [&str; 7] = [
     SOURCES,
+    QUIET_PROCEDURES,
     ODD_COLUMNS,
     COMPARISON_FUNCTIONS,
     CHILDREN,
@@ -332,6 +333,9 @@ impl<'a> Reading<'a> {
             if let Some(source) = row.try_get::<_, Option<&str>>(0).map_err(broken)? {
                 builder.source(source);
             }
+        }
+        for row in self.rows("procedures", QUIET_PROCEDURES).await? {
+            builder.quiet_procedure(row.try_get(0).map_err(broken)?);
         }
         for row in self.rows("columns", ODD_COLUMNS).await? {
             builder.odd_column(row.try_get(0).map_err(broken)?);

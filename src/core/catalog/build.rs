@@ -2,6 +2,7 @@
 
 mod names;
 mod plain;
+mod routines;
 mod used;
 
 use std::collections::{HashMap, HashSet};
@@ -91,6 +92,7 @@ pub struct CatalogBuilder {
     settings: SettingNames,
     supported: Vec<u32>,
     odd_columns: HashSet<u32>,
+    quiet_procedures: HashSet<Box<str>>,
     event_triggers: EventTriggers,
 }
 
@@ -196,11 +198,6 @@ impl CatalogBuilder {
         self.odd_columns.insert(relation);
     }
 
-    /// Adds the source of a function that may set placeholders.
-    pub fn source(&mut self, source: &str) {
-        self.settings = self.settings.and(&SettingNames::in_source(source));
-    }
-
     /// Adds that one thing refers to another.
     pub fn reference(&mut self, source: Source, target: Target) {
         self.references.push((source, target));
@@ -218,6 +215,7 @@ impl CatalogBuilder {
         let mut catalog = Known {
             settings: std::mem::take(&mut self.settings),
             used: self.used(),
+            quiet_procedures: std::mem::take(&mut self.quiet_procedures),
             event_triggers: self.event_triggers,
             type_names: self.type_names(),
             bent: self.bent(),

@@ -103,6 +103,16 @@ impl Catalog {
         )
     }
 
+    /// Whether no procedure of this name runs DDL. What an older catalog says of that holds until the
+    /// name itself is touched.
+    pub fn runs_no_ddl(&self, procedure: &str) -> bool {
+        let touched = match &self.doubt {
+            Doubt::Names(names) => names.contains_key(procedure),
+            Doubt::Nothing | Doubt::Everything => false,
+        };
+        !touched && self.known.quiet_procedures.contains(procedure)
+    }
+
     /// Whether a relation of this name is, or reaches, one that is doubtful.
     pub fn doubts_relation(&self, name: &str) -> bool {
         let Doubt::Names(names) = &self.doubt else {

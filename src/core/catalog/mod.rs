@@ -55,6 +55,8 @@ struct Known {
     settings: SettingNames,
     /// Names of functions and types that something else than a text refers to.
     used: HashSet<Box<str>>,
+    /// Names of procedures of which none runs DDL.
+    quiet_procedures: HashSet<Box<str>>,
     event_triggers: EventTriggers,
     type_names: TypeNames,
     bent: Bent,

@@ -71,7 +71,8 @@ pub(super) fn effect(pieces: &[Piece<'_>]) -> CatalogEffect {
     }
 }
 
-/// The effect of DO: what its functions do is not seen, as in any other statement.
+/// The effect of DO: what its functions do is not seen, as in any other statement. The catalog's query
+/// for procedures looks for the same words.
 pub(super) fn block(sql: &[u8], pieces: &[Piece<'_>]) -> CatalogEffect {
     const DEFINING: [&str; 8] = [
         "alter", "call", "create", "drop", "execute", "import", "reassign", "\\",
@@ -88,6 +89,21 @@ pub(super) fn block(sql: &[u8], pieces: &[Piece<'_>]) -> CatalogEffect {
         CatalogEffect::None
     } else {
         CatalogEffect::MayChange
+    }
+}
+
+/// The effect of CALL, by what stands behind the word.
+pub(super) fn call(pieces: &[Piece<'_>]) -> CatalogEffect {
+    if pieces.iter().any(Piece::is_escaped_name) {
+        return CatalogEffect::MayChange;
+    }
+    let mut reader = Reader {
+        rest: pieces,
+        found: Vec::new(),
+    };
+    match (reader.name(), reader.rest.first()) {
+        (Some(name), Some(next)) if next.is_symbol(b'(') => CatalogEffect::Calls(name.into()),
+        (Some(_) | None, _) => CatalogEffect::MayChange,
     }
 }
 

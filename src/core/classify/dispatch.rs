@@ -199,7 +199,7 @@ fn session_statement(
             .configuring(sql, pieces),
         "call" => StatementFacts::plain(Reason::Code)
             .pinned(PinReason::UnknownCode)
-            .with_effect(CatalogEffect::MayChange)
+            .with_effect(ddl::call(rest))
             .configuring(sql, pieces),
         "create" | "alter" | "drop" | "import" | "reassign" => definition(sql, pieces),
         "grant" | "revoke" | "comment" | "security" => StatementFacts::plain(Reason::Ddl),

@@ -83,8 +83,17 @@ impl Judge<'_> {
             reason,
             transaction: facts.transaction,
             session,
-            catalog: facts.catalog.clone(),
+            catalog: self.effect(facts),
         }
+    }
+
+    /// What the statement may change in the catalog: a procedure that is not known, anything.
+    fn effect(self, facts: &StatementFacts) -> CatalogEffect {
+        let CatalogEffect::Calls(name) = &facts.catalog else {
+            return facts.catalog.clone();
+        };
+        let known = self.catalog.filter(|catalog| catalog.runs_no_ddl(name));
+        known.map_or(CatalogEffect::MayChange, |_| facts.catalog.clone())
     }
 
     /// Why a query may not run on a replica; `None` when it may.

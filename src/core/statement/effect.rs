@@ -19,6 +19,9 @@ pub enum CatalogEffect {
     /// A step of a two-phase commit under this name: what the transaction has changed becomes visible
     /// with the last one.
     TwoPhase(TwoPhaseStep, Arc<str>),
+    /// A call of the procedure of this name, of whichever schema, whose source runs no DDL as far as is
+    /// known.
+    Calls(Arc<str>),
     /// DDL whose reach the text does not tell, or code that may run DDL.
     MayChange,
 }
@@ -46,9 +49,10 @@ impl CatalogEffect {
                 Self::Removes
             }
             (Self::None, effect) | (effect, Self::None) => effect.clone(),
+            (Self::Calls(one), Self::Calls(two)) if one == two => self.clone(),
             // Beside other DDL it is not told apart what was prepared.
-            (Self::MayChange | Self::TwoPhase(..), _)
-            | (_, Self::MayChange | Self::TwoPhase(..)) => Self::MayChange,
+            (Self::MayChange | Self::TwoPhase(..) | Self::Calls(_), _)
+            | (_, Self::MayChange | Self::TwoPhase(..) | Self::Calls(_)) => Self::MayChange,
             (Self::Removes, effect) | (effect, Self::Removes) => effect.clone(),
             (Self::Touches(one), Self::Touches(two)) => {
                 let new = two.iter().filter(|name| !one.contains(name));

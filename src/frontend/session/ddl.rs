@@ -40,7 +40,10 @@ impl Session {
             CatalogEffect::TwoPhase(TwoPhaseStep::Commit, name) => {
                 self.effect_of_prepared(name) != CatalogEffect::None
             }
-            CatalogEffect::Removes | CatalogEffect::Touches(_) | CatalogEffect::MayChange => true,
+            CatalogEffect::Removes
+            | CatalogEffect::Touches(_)
+            | CatalogEffect::Calls(_)
+            | CatalogEffect::MayChange => true,
         }
     }
 

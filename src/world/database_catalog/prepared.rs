@@ -16,6 +16,12 @@ pub struct PreparedTransactions(Mutex<VecDeque<(Arc<str>, CatalogEffect)>>);
 impl PreparedTransactions {
     /// Notes that PREPARE TRANSACTION has succeeded, and what was done before it.
     pub fn note(&self, name: &Arc<str>, effect: CatalogEffect) {
+        // By the time of the commit, a procedure that was called may be another one.
+        let effect = if matches!(effect, CatalogEffect::Calls(_)) {
+            CatalogEffect::MayChange
+        } else {
+            effect
+        };
         let mut known = self.lock();
         known.retain(|(other, _)| other != name);
         if known.len() >= PREPARED_TRANSACTIONS {
@@ -56,6 +62,8 @@ mod tests {
         prepared.note(&"a".into(), CatalogEffect::Removes);
         assert_eq!(prepared.effect_of("a"), CatalogEffect::Removes);
         prepared.forget("a");
+        assert_eq!(prepared.effect_of("a"), CatalogEffect::MayChange);
+        prepared.note(&"a".into(), CatalogEffect::Calls("p".into()));
         assert_eq!(prepared.effect_of("a"), CatalogEffect::MayChange);
         for number in 0..PREPARED_TRANSACTIONS {
             prepared.note(&number.to_string().into(), CatalogEffect::None);

@@ -118,6 +118,84 @@ fn a_new_plain_table_is_read_at_once_and_what_becomes_of_it_is_not() {
     assert_eq!(reason(&catalog, &of("last")), Reason::CatalogUnknown);
 }
 
+/// A catalog with these procedures of which none runs DDL.
+fn with_procedures(names: &[&str]) -> Catalog {
+    let mut builder = Catalog::builder_of_empty_database();
+    for name in names {
+        builder.quiet_procedure(name);
+    }
+    builder.build()
+}
+
+/// Notes a statement by what is known when it begins.
+fn run(catalog: &DatabaseCatalog, sql: &str) {
+    let policy = RoutingPolicy::default();
+    let known = catalog.latest();
+    catalog.invalidate(&judge(&analyse(sql.as_bytes()), known.as_deref(), &policy).catalog);
+}
+
+fn is_all_doubtful(catalog: &DatabaseCatalog) -> bool {
+    catalog
+        .latest()
+        .is_none_or(|latest| latest.doubts_everything())
+}
+
+#[test]
+fn a_call_of_a_procedure_that_runs_no_ddl_changes_nothing() {
+    let catalog = DatabaseCatalog::default();
+    catalog.publish(catalog.ddl_mark(), with_procedures(&["quiet"]));
+    run(&catalog, "call quiet()");
+    assert!(catalog.current().is_some());
+    run(&catalog, "call other()");
+    assert!(is_all_doubtful(&catalog));
+}
+
+#[test]
+fn a_procedure_that_was_replaced_may_run_ddl() {
+    let replace = "create or replace procedure quiet() language plpgsql as ''";
+    let catalog = DatabaseCatalog::default();
+    catalog.publish(catalog.ddl_mark(), with_procedures(&["quiet"]));
+    run(&catalog, replace);
+    run(&catalog, "call quiet()");
+    assert!(is_all_doubtful(&catalog));
+    // Also if it had begun before it was replaced, and ended afterwards.
+    let catalog = DatabaseCatalog::default();
+    catalog.publish(catalog.ddl_mark(), with_procedures(&["quiet"]));
+    let begun = CatalogEffect::Calls("quiet".into());
+    run(&catalog, replace);
+    catalog.invalidate(&begun);
+    assert!(is_all_doubtful(&catalog));
+}
+
+#[test]
+fn calls_while_everything_is_doubtful_are_judged_by_the_next_load() {
+    for (loaded, doubtful) in [
+        (with_procedures(&["quiet"]), false),
+        (with_procedures(&[]), true),
+    ] {
+        let catalog = DatabaseCatalog::default();
+        catalog.publish(catalog.ddl_mark(), with_procedures(&["quiet"]));
+        run(&catalog, "create extension x");
+        let mark = catalog.ddl_mark();
+        run(&catalog, "call quiet()");
+        assert!(is_all_doubtful(&catalog));
+        catalog.publish(mark, loaded);
+        assert_eq!(is_all_doubtful(&catalog), doubtful);
+    }
+    // What is replaced after the call was perhaps another one when it was called.
+    let catalog = DatabaseCatalog::default();
+    catalog.publish(catalog.ddl_mark(), with_procedures(&["quiet"]));
+    run(&catalog, "create extension x");
+    let mark = catalog.ddl_mark();
+    run(&catalog, "call quiet()");
+    run(
+        &catalog,
+        "create or replace procedure quiet() language plpgsql as ''",
+    );
+    catalog.publish(mark, with_procedures(&["quiet"]));
+    assert!(is_all_doubtful(&catalog));
+}
+
 #[test]
 fn the_last_write_of_anybody_is_known_and_never_moves_back() {
     let catalog = DatabaseCatalog::default();

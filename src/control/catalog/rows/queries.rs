@@ -23,6 +23,14 @@ pub(super) const SOURCES: &str = "SELECT CASE WHEN p.prosqlbody IS NULL THEN p.p
     WHERE p.oid >= 16384 AND l.lanname NOT IN ('c', 'internal') \
         AND (p.prosrc ~* '(set_config|\\mset\\M)' OR p.prosqlbody::text LIKE '%:funcid 2078 %')";
 
+/// Procedures that run no DDL, in any schema and with whatever arguments: PL/pgSQL has to write the words
+/// for it, or EXECUTE. What the functions do that they use is not seen, as in any other statement. None
+/// comes with the server.
+pub(super) const QUIET_PROCEDURES: &str = "SELECT p.proname::text \
+    FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang \
+    WHERE p.oid >= 16384 AND p.prokind = 'p' GROUP BY 1 HAVING bool_and(l.lanname = 'plpgsql' \
+        AND p.prosrc !~* '(alter|call|create|drop|execute|import|reassign|\\\\)')";
+
 /// What a call of a function runs beside it: the support functions of an aggregate, and what stands in
 /// the defaults of arguments. A function is older than those whose defaults call it, unless its own
 /// defaults have been replaced.

@@ -9,6 +9,7 @@ fn touched(sql: &str) -> String {
         CatalogEffect::None => "-".to_owned(),
         CatalogEffect::Removes => "less".to_owned(),
         CatalogEffect::MayChange => "*".to_owned(),
+        CatalogEffect::Calls(name) => format!("call:{name}"),
         CatalogEffect::TwoPhase(..) => panic!("{sql} is no DDL"),
         CatalogEffect::Touches(names) => {
             let written = names.iter().map(|touched| match touched.kind {
@@ -251,8 +252,11 @@ const OF_UNKNOWN_REACH: &[(&str, &str)] = &[
     ("alter schema s rename to r", "*"),
     ("reassign owned by a to b", "*"),
     ("import foreign schema s from server x into public", "*"),
-    ("call p()", "*"),
+    ("call u&\"p\"()", "*"),
+    ("call p", "*"),
 ];
+
+const CALLS: &[(&str, &str)] = &[("call p()", "call:p"), ("call s.\"P\"(1, f(2))", "call:P")];
 
 const NO_DDL: &[(&str, &str)] = &[
     ("insert into t values (1)", "-"),
@@ -273,6 +277,7 @@ fn each_form_of_ddl_touches_what_it_names_or_everything() {
         BLOCKS,
         OF_UNKNOWN_REACH,
         NO_DDL,
+        CALLS,
     ]
     .concat()
     {

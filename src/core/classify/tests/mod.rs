@@ -77,6 +77,7 @@ fn describe(verdict: &StatementVerdict) -> String {
         CatalogEffect::None => {}
         CatalogEffect::Removes => text.push_str(" less"),
         CatalogEffect::TwoPhase(step, name) => write!(text, ":{step:?}:{name}").unwrap(),
+        CatalogEffect::Calls(name) => write!(text, " calls:{name}").unwrap(),
         CatalogEffect::MayChange => text.push_str(" ddl"),
         CatalogEffect::Touches(names) => {
             let names: Vec<&str> = names.iter().map(|touched| &*touched.name).collect();

@@ -71,7 +71,7 @@ async fn a_session_keeps_its_connection_and_nobody_else_gets_it() {
     assert!(seen.iter().all(|pids| *pids == seen[0]), "{seen:?}");
     assert!(third != first && third != second, "{third} after {seen:?}");
     // The client has its answer before its connection is set aside.
-    harness::eventually("three kept connections", async || {
+    eventually("three kept connections", async || {
         let metrics = kept.metrics().await;
         let pins = metrics.sum("pgweir_pins_total", &[("reason", "pool_mode")]);
         assert!(pins < 3.1, "{pins}");

@@ -52,6 +52,31 @@ async fn an_idle_client_reads_57p01() {
     assert!(proxy.terminated().success());
 }
 
+/// Its `BEGIN` has reached no server before its first statement.
+#[tokio::test]
+async fn a_block_without_a_statement_yet_may_go_on() {
+    let cluster = harness::shared_cluster().await;
+    let proxy = Proxy::start(cluster, "").await;
+    let (idle, empty, used) = (
+        proxy.connect().await,
+        proxy.connect().await,
+        proxy.connect().await,
+    );
+    for block in [&empty, &used] {
+        block.batch_execute("BEGIN").await.unwrap();
+    }
+    proxy.signal("TERM");
+    let closed = || async { idle.is_closed() };
+    eventually("the idle client is closed", closed).await;
+    assert_eq!(value(&used, "SELECT 1").await.unwrap(), "1");
+    assert!(proxy.is_running());
+    for block in [&empty, &used] {
+        block.batch_execute("COMMIT").await.unwrap();
+    }
+    eventually("it has ended", || async { !proxy.is_running() }).await;
+    assert!(proxy.terminated().success());
+}
+
 #[tokio::test]
 async fn a_second_signal_ends_it_at_once() {
     let cluster = harness::shared_cluster().await;

@@ -377,12 +377,14 @@ impl Session {
             self.worker
                 .buffers
                 .take_back(BufferSize::Client, &mut self.inbound);
-            if *self.shutdown.borrow() {
-                return Err(ProxyError::ShuttingDown.into());
-            }
+            // A block that has no connection yet has begun for the client all the same.
+            let may_stop = self.block.is_none();
             let heard = tokio::select! {
+                biased;
+                _ = self.shutdown.wait_for(|stop| *stop), if may_stop => {
+                    return Err(ProxyError::ShuttingDown.into());
+                }
                 heard = hear(&mut self.client, self.parked.as_deref_mut()) => heard?,
-                _ = self.shutdown.changed() => return Err(ProxyError::ShuttingDown.into()),
             };
             if heard == Heard::Node {
                 return self.read_parked().await;

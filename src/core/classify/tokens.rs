@@ -183,6 +183,8 @@ struct Walk<'p, 'a> {
     /// The clause, and the token that opened it, for each level.
     levels: Vec<(Clause, usize)>,
     relations: Vec<RelationUse>,
+    /// Where what follows the name of the last relation begins.
+    behind: usize,
     /// Names in front of `(` that are aliases.
     aliases: HashSet<usize>,
     /// Names of queries in WITH.
@@ -196,6 +198,7 @@ impl<'p, 'a> Walk<'p, 'a> {
             pieces,
             levels: vec![(Clause::Query, 0)],
             relations: Vec::new(),
+            behind: 0,
             aliases: HashSet::new(),
             queries: HashSet::new(),
         };
@@ -337,6 +340,9 @@ impl<'p, 'a> Walk<'p, 'a> {
             ("join", Clause::Behind | Clause::Condition) => Clause::Item,
             ("on" | "tablesample", Clause::Behind) => Clause::Condition,
             (_, Clause::Behind) if self.opens(next) => {
+                if !self.may_name_columns(at, piece) {
+                    return None;
+                }
                 self.aliases.insert(at);
                 return Some(next);
             }
@@ -344,6 +350,15 @@ impl<'p, 'a> Walk<'p, 'a> {
         };
         self.enter(entered);
         Some(next)
+    }
+
+    /// Whether the name at `at`, right of a relation and in front of `(`, is its alias or USING.
+    fn may_name_columns(&self, at: usize, piece: &Piece<'_>) -> bool {
+        let behind_all_of_it = self.before(at, 1).is_some_and(|before| {
+            let mark = before.is_symbol(b')') || before.kind == Kind::Operator;
+            mark || before.is("as") || before.is("ordinality")
+        });
+        piece.is("using") || at == self.behind || behind_all_of_it
     }
 
     /// Whether the other query of a UNION or its like begins at `at`; WITH would need parentheses.
@@ -390,7 +405,8 @@ impl<'p, 'a> Walk<'p, 'a> {
                 origin: Origin::Relation,
             });
         }
-        last + 1
+        self.behind = last + 1;
+        self.behind
     }
 
     fn admit_queries(&mut self) {

@@ -11,6 +11,8 @@ mod harness;
 mod reload;
 #[path = "operation/stopping.rs"]
 mod stopping;
+#[path = "operation/terminated.rs"]
+mod terminated;
 
 use std::fs;
 use std::net::TcpListener;

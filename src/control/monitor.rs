@@ -18,7 +18,7 @@ use super::limits::{
     PROBE_EAGER_PERIOD, PROBE_INTERVAL, PROBE_INTERVAL_WITHOUT_PRIMARY, PROBE_PATIENT_INTERVAL,
     PROBE_WANTED_PERIOD,
 };
-use super::probe::{Answer, ProbeConnection, ProbeError, Waited};
+use super::probe::{Answer, ProbeConnection, ProbeError, Sign, Waited};
 use super::publisher::Publisher;
 use crate::config::{ClusterConfig, NodeConfig};
 use crate::core::causality::positions::PositionSample;
@@ -159,6 +159,7 @@ impl NodeWatcher {
                     let error = self
                         .probe_while_answering(&mut connection, &mut pauses)
                         .await;
+                    let error = connection.explain(error).await;
                     tracing::debug!(node = &*self.node.name, %error, "monitor connection lost");
                     error
                 }
@@ -168,12 +169,10 @@ impl NodeWatcher {
                 }
             };
             self.tell(&error, &pauses);
-            self.watch.publisher.observe(|observer| {
-                if error.is_busy() {
-                    observer.on_busy(self.id);
-                } else {
-                    observer.on_failed(self.id);
-                }
+            self.watch.publisher.observe(|observer| match error.sign() {
+                Sign::None => observer.on_failed(self.id),
+                Sign::Ended => observer.on_ended(self.id),
+                Sign::Busy => observer.on_busy(self.id),
             });
             sleep(pauses.next_pause()).await;
         }

@@ -10,18 +10,19 @@
 //!   as the connection lives.
 
 mod brief;
+mod driver;
 mod error;
 mod replay_wait;
 mod service;
 
 use std::time::{Duration, Instant};
 
-use tokio::task::JoinHandle;
 use tokio::time::{timeout, timeout_at};
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Row, Statement};
 
 use brief::Brief;
+use driver::Driver;
 
 use super::connect::connect;
 use super::limits::{MONITOR_CONNECT_DEADLINE, PROBE_DEADLINE};
@@ -32,7 +33,7 @@ use crate::core::freshness::service::{ReaderSample, WriterSample};
 use crate::core::freshness::{PrimarySample, ReplicaSample, WalGeometry};
 use crate::core::lsn::Lsn;
 
-pub use error::ProbeError;
+pub use error::{ProbeError, Sign};
 pub use replay_wait::Waited;
 
 /// What holds for as long as a connection lives.
@@ -163,16 +164,6 @@ enum Privilege {
     Missing,
 }
 
-/// The task that moves the connection's bytes; ends with its owner.
-#[derive(Debug)]
-struct Driver(JoinHandle<()>);
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 impl ProbeConnection {
     /// Connects and learns the node's identity.
     ///
@@ -202,12 +193,14 @@ impl ProbeConnection {
             .dbname(&monitor.database)
             .application_name("pgweir-monitor");
         let (client, connection) = connect(node, &cluster.server_tls, login, deadline).await?;
-        // A lost connection shows in the client, so the driver's own result says nothing more.
-        let driver = Driver(tokio::spawn(async move { drop(connection.await) }));
+        let driver = Driver::start(connection);
         let met = match meet(&client).await {
+            Err(ProbeError::HidesPositions(refusal)) => meet_service(&client, refusal).await,
+            met @ (Ok(_) | Err(_)) => met,
+        };
+        let met = match met {
             Ok(met) => met,
-            Err(ProbeError::HidesPositions(refusal)) => meet_service(&client, refusal).await?,
-            Err(error) => return Err(error),
+            Err(error) => return Err(driver.explain(error).await),
         };
         Ok(Self {
             way: met.way,
@@ -240,10 +233,12 @@ impl ProbeConnection {
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
     pub async fn lost(&mut self) {
-        if !self.driver.0.is_finished() {
-            // How the task ended does not matter: the next probe fails.
-            drop((&mut self.driver.0).await);
-        }
+        self.driver.ended().await;
+    }
+
+    /// Why the connection failed, after a question to it failed with `error`.
+    pub async fn explain(self, error: ProbeError) -> ProbeError {
+        self.driver.explain(error).await
     }
 
     /// Has the server wait until it has replayed `target`, and asks directly behind that, in one go.

@@ -36,6 +36,25 @@ impl Reachability {
         Self::Answering
     }
 
+    /// After the server ended the connection on which it was asked: it says nothing of the server, but
+    /// that the next failure may be the second of a row.
+    #[must_use]
+    pub const fn ended(self) -> Self {
+        match self {
+            Self::NotAsked | Self::Answering => Self::Doubtful(1),
+            Self::Doubtful(_) | Self::Unreachable => self,
+        }
+    }
+
+    /// After the server had no room for the one who asks: it is alive.
+    #[must_use]
+    pub const fn busy(self) -> Self {
+        match self {
+            Self::NotAsked => Self::Doubtful(1),
+            Self::Answering | Self::Doubtful(_) | Self::Unreachable => self,
+        }
+    }
+
     /// After a probe that failed.
     #[must_use]
     pub const fn failed(self) -> Self {
@@ -196,6 +215,9 @@ mod tests {
         assert_eq!(doubtful, Reachability::Doubtful(1));
         assert_eq!(doubtful.answered(), Reachability::Answering);
         assert_eq!(doubtful.failed(), Reachability::Unreachable);
+        assert_eq!(Reachability::Answering.ended(), doubtful);
+        assert_eq!(doubtful.ended(), doubtful);
+        assert_eq!(Reachability::Unreachable.ended(), Reachability::Unreachable);
         assert_eq!(doubtful.failed().answered(), Reachability::Answering);
     }
 }

@@ -16,7 +16,10 @@ pub enum ProbeError {
     /// There is no socket, or it could not be encrypted.
     #[error("{}", with_causes(.0))]
     Socket(#[source] ConnectError),
-    /// The connection was lost, or the server refused.
+    /// The connection was lost after the server had let the monitor in.
+    #[error("{}", describe(.0))]
+    Lost(#[source] tokio_postgres::Error),
+    /// The server refused, or could not be talked to.
     #[error("{}", describe(.0))]
     Postgres(#[source] tokio_postgres::Error),
     /// The server has no WAL positions to show, and states nothing in their place as Amazon Aurora does,
@@ -78,16 +81,60 @@ impl From<OpenError> for ProbeError {
     }
 }
 
+/// What a failure says about the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sign {
+    /// Nothing, or that it is not there.
+    None,
+    /// It had let the monitor in and ended this connection: on somebody's command, by an order to stop, or
+    /// by its own end. The next attempt tells.
+    Ended,
+    /// It is alive and only lacks room for one more connection.
+    Busy,
+}
+
 impl ProbeError {
-    /// Whether the server is alive and only lacks room for one more connection (class 53).
-    pub fn is_busy(&self) -> bool {
+    /// What it says, by the server's own word (appendix A of the manual) if it has said one. That is lost
+    /// where the monitor was writing when the server closed the connection.
+    pub fn sign(&self) -> Sign {
         match self {
-            Self::Postgres(error) => error
-                .code()
-                .is_some_and(|code| *code == SqlState::TOO_MANY_CONNECTIONS),
+            Self::Lost(_) => Sign::Ended,
+            Self::Postgres(error) => match error.code() {
+                Some(code) if *code == SqlState::TOO_MANY_CONNECTIONS => Sign::Busy,
+                Some(code) if *code == SqlState::ADMIN_SHUTDOWN => Sign::Ended,
+                Some(_) | None => Sign::None,
+            },
             Self::HidesPositions(_) | Self::Deadline(_) | Self::Socket(_) | Self::Answer(_) => {
-                false
+                Sign::None
             }
+        }
+    }
+
+    /// How the connection ended that the monitor had been let in on.
+    pub(super) fn of_end(end: tokio_postgres::Error) -> Self {
+        match Self::Postgres(end).silent_end() {
+            Ok(gone) => Self::Lost(gone),
+            Err(said) => said,
+        }
+    }
+
+    /// What the library says of a connection that is gone without a word from the server; else the error
+    /// itself.
+    pub(super) fn silent_end(self) -> Result<tokio_postgres::Error, Self> {
+        let gone = match self {
+            Self::Postgres(error) => error,
+            Self::Lost(_)
+            | Self::HidesPositions(_)
+            | Self::Deadline(_)
+            | Self::Socket(_)
+            | Self::Answer(_) => return Err(self),
+        };
+        let cause = std::error::Error::source(&gone);
+        let by_system = cause.is_some_and(<dyn std::error::Error>::is::<std::io::Error>);
+        if gone.is_closed() || by_system {
+            Ok(gone)
+        } else {
+            Err(Self::Postgres(gone))
         }
     }
 }

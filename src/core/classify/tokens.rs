@@ -207,7 +207,7 @@ impl<'p, 'a> Walk<'p, 'a> {
             at = walk.step(at, piece)?;
         }
         walk.admit_queries();
-        (walk.levels.len() == 1).then_some(walk)
+        (walk.levels.len() == 1 && walk.clause() != Clause::Item).then_some(walk)
     }
 
     fn piece(&self, at: usize) -> Option<&'p Piece<'a>> {
@@ -261,7 +261,11 @@ impl<'p, 'a> Walk<'p, 'a> {
     }
 
     fn close(&mut self, at: usize) -> Option<()> {
-        let (_, open) = self.levels.pop()?;
+        let (clause, open) = self.levels.pop()?;
+        // FROM expects a name.
+        if clause == Clause::Item {
+            return None;
+        }
         let square = self.piece(open)?.is_symbol(b'[');
         let matches = square == self.piece(at)?.is_symbol(b']');
         // WITH name (columns) AS (query)

@@ -179,22 +179,26 @@ impl ClusterObserver {
         }
     }
 
-    /// A probe of `node` failed or its connection ended.
+    /// A probe of `node` failed or its connection was lost.
     pub fn on_failed(&mut self, node: NodeId) {
-        if let Some(observed) = self.nodes.get_mut(node.index()) {
-            observed.reachability = observed.reachability.failed();
-            forget_freshness(observed);
-            self.elect();
-        }
+        self.on_unanswered(node, Reachability::failed);
     }
 
-    /// `node` is alive and has no room for the monitor: nothing more is proved of it, and a primary
-    /// stays one.
+    /// `node` ended the monitor's connection on somebody's command: it is given up if it cannot be
+    /// reached anew. An order to stop begins like this too.
+    pub fn on_ended(&mut self, node: NodeId) {
+        self.on_unanswered(node, Reachability::ended);
+    }
+
+    /// `node` is alive and has no room for the monitor: a primary stays one.
     pub fn on_busy(&mut self, node: NodeId) {
+        self.on_unanswered(node, Reachability::busy);
+    }
+
+    /// Nothing more is proved of `node`.
+    fn on_unanswered(&mut self, node: NodeId, after: fn(Reachability) -> Reachability) {
         if let Some(observed) = self.nodes.get_mut(node.index()) {
-            if observed.reachability == Reachability::NotAsked {
-                observed.reachability = observed.reachability.failed();
-            }
+            observed.reachability = after(observed.reachability);
             forget_freshness(observed);
             self.elect();
         }

@@ -170,6 +170,17 @@ fn one_failed_probe_keeps_the_primary_and_the_second_gives_it_up() {
 }
 
 #[test]
+fn a_primary_that_ends_the_monitors_connections_stays_primary_until_it_cannot_be_reached() {
+    let mut scene = Scene::healthy();
+    for _ in 0..5 {
+        scene.observer.on_ended(P);
+    }
+    assert_eq!(scene.observer.primary(), Some(P));
+    scene.observer.on_failed(P);
+    assert_eq!(scene.observer.primary(), None);
+}
+
+#[test]
 fn a_primary_without_room_for_the_monitor_stays_primary() {
     let mut scene = Scene::healthy();
     for _ in 0..5 {

@@ -134,8 +134,10 @@ pub fn to_node(data: &[u8]) {
     }
     // That it ends is what counts: the node decides whether it is satisfied.
     let ended = RUNTIME.with(|runtime| runtime.block_on(log_in(node, "app", "secret", &HASHING)));
+    // What the node says itself is its own.
+    let said = rest.windows(6).any(|six| six == b"secret");
     if let Err(error) = ended {
-        assert!(!error.to_string().contains("secret"));
+        assert!(said || !error.to_string().contains("secret"));
     }
 }
 

@@ -1,7 +1,7 @@
 //! A client of the same proxy that must not notice anything.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
@@ -11,6 +11,9 @@ use super::harness::{self, Proxy};
 
 /// The longest that one of its statements may take, generous for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How many were started, each with a table of its own: a port may come back.
+static STARTED: AtomicUsize = AtomicUsize::new(0);
 
 /// Writes and reads its own row until told to stop.
 pub(crate) struct Bystander {
@@ -22,7 +25,8 @@ pub(crate) struct Bystander {
 impl Bystander {
     pub(crate) async fn start(proxy: &Proxy) -> Self {
         let client = proxy.connect().await;
-        let table = format!("bystander_{}", proxy.port());
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let table = format!("bystander_{number}");
         client
             .batch_execute(&format!("CREATE TABLE {table} (v int)"))
             .await

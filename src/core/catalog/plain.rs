@@ -13,6 +13,8 @@ use super::{Catalog, TypeNames};
 pub(super) enum Shape {
     /// A table of nothing but plain values.
     Plain,
+    /// The same, and it comes with the server.
+    PlainOfServer,
     /// One that comes with the server: no code of users, but names are looked up.
     OfServer,
     Other,
@@ -90,7 +92,15 @@ impl Catalog {
         let mut entries = self.entries(schema, name).peekable();
         entries.peek().is_some()
             && !self.is_new_table(name)
-            && entries.all(|entry| entry.shape == Shape::OfServer)
+            && entries.all(|entry| matches!(entry.shape, Shape::OfServer | Shape::PlainOfServer))
+    }
+
+    /// Whether relations of this name are tables of plain values that come with the server.
+    pub fn is_plain_table_of_server(&self, schema: Option<&str>, name: &str) -> bool {
+        let mut entries = self.entries(schema, name).peekable();
+        entries.peek().is_some()
+            && !self.is_new_table(name)
+            && entries.all(|entry| entry.shape == Shape::PlainOfServer)
     }
 
     /// Whether every function of this name comes with the server.

@@ -39,6 +39,7 @@ fn is_apart(held: Held<'_>, references: &References, catalog: &Catalog) -> bool 
             // Without an entry it is a query of WITH, or the read is none.
             catalog.relation(schema, name).is_none()
                 || catalog.is_plain_table(schema, name)
+                || catalog.is_plain_table_of_server(schema, name)
                 || (held == Held::Unnamed && catalog.is_relation_of_server(schema, name))
         })
         && references

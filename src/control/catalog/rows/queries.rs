@@ -68,7 +68,7 @@ pub(super) const READABLE: &str =
 
 /// Relations with columns of types that do not come with the server, or whose values are names.
 pub(super) const ODD_COLUMNS: &str = "SELECT DISTINCT attrelid FROM pg_attribute \
-    WHERE attrelid >= 16384 AND attnum > 0 AND NOT attisdropped AND (atttypid >= 16384 \
+    WHERE attnum > 0 AND NOT attisdropped AND (atttypid >= 16384 \
         OR atttypid IN (SELECT unnest(ARRAY[oid, typarray]) FROM pg_type WHERE typname ~ '^reg'))";
 
 pub(super) const CHILDREN: &str = "SELECT i.inhparent, i.inhrelid FROM pg_inherits i \

@@ -84,7 +84,8 @@ impl CatalogBuilder {
             && !with_policies.contains(&oid);
         match (is_users(oid), safe, plain) {
             (true, true, true) => Shape::Plain,
-            (false, true, _) => Shape::OfServer,
+            (false, true, true) => Shape::PlainOfServer,
+            (false, true, false) => Shape::OfServer,
             (_, false, _) | (true, true, false) => Shape::Other,
         }
     }

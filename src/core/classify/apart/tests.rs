@@ -54,13 +54,17 @@ fn catalog(made: Made) -> Catalog {
     builder.reference(Source::View(VIEW), Target::Relation(NOTES));
     builder.reference(Source::Policy(GUARDED), Target::Relation(NOTES));
     builder.reference(Source::Parent(PARENT), Target::Relation(ODD));
-    builder.relation(&RelationRow {
-        oid: 1259,
-        schema: "pg_catalog",
-        name: "pg_class",
-        kind: RelationKind::Table,
-        persistence: Persistence::Permanent,
-    });
+    for (oid, name) in [(1259, "pg_class"), (1255, "pg_proc")] {
+        builder.relation(&RelationRow {
+            oid,
+            schema: "pg_catalog",
+            name,
+            kind: RelationKind::Table,
+            persistence: Persistence::Permanent,
+        });
+    }
+    // `prosupport` is a `regproc`.
+    builder.odd_column(1255);
     functions(&mut builder);
     for (oid, name, function) in [
         (41_000, "+", TAX),
@@ -161,6 +165,7 @@ fn a_read_of_plain_tables_and_values_can_mean_no_temporary_object() {
         "select date '2020-01-01', now(), extract(year from now()), substring('abc' from 2)",
         "select box '((1,1),(0,0))' from notes where a = 1",
         "table notes",
+        "select relname, relkind from pg_catalog.pg_class",
         "copy notes to stdout",
         "explain select * from notes",
         "select 'scratch'",
@@ -197,7 +202,9 @@ fn whatever_may_look_a_name_up_is_not_apart() {
         "select * from view_of_notes",
         "select * from guarded",
         "select * from parent",
-        "select relname from pg_class",
+        "select proname from pg_proc",
+        "select oid::regclass from pg_class",
+        "select relname from pg_class where pg_table_is_visible(oid)",
         "select * from pg_views",
         "select tax(1)",
         "select upper('a')",

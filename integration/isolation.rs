@@ -181,3 +181,24 @@ async fn a_chained_transaction_has_the_sessions_own_settings() {
         }
     }
 }
+
+/// No catalog knows the function yet, nor which options it sets, which no server lists.
+#[tokio::test]
+async fn what_a_function_sets_that_has_just_been_made_goes_with_its_session() {
+    let cluster = filled().await;
+    let schema = "CREATE SCHEMA fresh AUTHORIZATION app";
+    cluster.superuser_sql(0, schema).await.unwrap();
+    let proxy = Proxy::start(cluster, SHARED).await;
+    let (mut one, mut other) = (Wire::connect(proxy.port()), Wire::connect(proxy.port()));
+    one.run(
+        "CREATE FUNCTION fresh.keeps(v text) RETURNS void LANGUAGE plpgsql AS $f$ BEGIN \
+         PERFORM set_config('opt.kept', v, false); EXECUTE 'SET opt.also = ''' || v || ''''; END $f$",
+    );
+    one.run("SELECT fresh.keeps('mine')");
+    other.run("SELECT fresh.keeps('yours')");
+    let kept = "SELECT current_setting('opt.kept') || current_setting('opt.also')";
+    assert_eq!(one.value(kept), "minemine");
+    assert_eq!(other.value(kept), "yoursyours");
+    other.run(ON_PRIMARY);
+    assert_eq!(one.value(kept), "minemine");
+}

@@ -134,6 +134,14 @@ const FIXED: &str = "SELECT 'wear', '' WHERE pg_catalog.pg_my_temp_schema() OPER
  UNION ALL SELECT pg_catalog.concat('set:', name), setting FROM pg_catalog.pg_settings \
  WHERE source OPERATOR(pg_catalog.=) 'session'";
 
+/// The query that asks a node what its functions may set: rows of one text, the part of a source that says
+/// so, for [`SettingNames::in_source`]. For functions that the catalog does not know yet.
+pub const SOURCES: &str = "SELECT DISTINCT found[1] FROM (SELECT pg_catalog.regexp_matches(\
+ CASE WHEN prosqlbody IS NULL THEN prosrc ELSE pg_catalog.pg_get_function_sqlbody(oid) END, \
+ E'(set_config\\\\s*\\\\(\\\\s*(?:''+[^'']{0,150}''|.)\
+|\\\\mset\\\\s+(?:(?:session|local)\\\\s+)?[^\\\\s=]*[.%''][^\\\\s=]*)', 'gi') \
+ FROM pg_catalog.pg_proc WHERE oid OPERATOR(pg_catalog.>=) 16384) AS sources (found)";
+
 /// The query that asks a node for the residue; rows of two texts. `names` are placeholders.
 pub fn query(names: &[String]) -> String {
     let mut sql = FIXED.to_owned();

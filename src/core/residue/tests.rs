@@ -148,3 +148,20 @@ fn placeholders_are_asked_for_as_literals() {
         "{sql}"
     );
 }
+
+#[test]
+fn what_the_node_cuts_out_of_sources_tells_the_same_names() {
+    for (cut, name) in [
+        ("set_config('app.a'", Some("app.a")),
+        ("set_config ( ''app.b'", Some("app.b")),
+        ("set local app.c", Some("app.c")),
+        ("SET app.d", Some("app.d")),
+        ("set_config(name", None),
+        ("set_config('", None),
+    ] {
+        let found = SettingNames::in_source(cut);
+        let names: Vec<&str> = found.names.iter().map(String::as_str).collect();
+        assert_eq!(names, name.as_slice(), "{cut}");
+        assert_eq!(found.others == Others::Some, name.is_none(), "{cut}");
+    }
+}

@@ -12,7 +12,9 @@ use super::plan::Plan;
 use super::state::Counters;
 use super::{Session, SessionEnd};
 use crate::backend::state::{AppliedSettings, HIDDEN};
-use crate::core::residue::{NAMES_LIMIT, Others, Reads, Residue, SettingNames, Wear, query};
+use crate::core::residue::{
+    NAMES_LIMIT, Others, Reads, Residue, SOURCES, SettingNames, Wear, query,
+};
 use crate::core::snapshot::NodeRole;
 use crate::core::statement::{AccessMode, Classification, PinReason, Reason, SessionEffect};
 use crate::protocol::frontend::write_query;
@@ -54,6 +56,8 @@ enum Code {
     #[default]
     None,
     Ran,
+    /// Some that the catalog does not know.
+    UnknownRan,
 }
 
 /// What became of a query of pgweir's own.
@@ -74,8 +78,14 @@ impl Session {
                 // A list of statements that is read where the block stands leaves nothing behind.
                 SessionEffect::Pins(PinReason::SqlPrepare)
                     if link.route.role == NodeRole::Replica => {}
-                SessionEffect::Pins(reason) => self.suspect(*reason, &SettingNames::default()),
-                SessionEffect::MayConfigure(reason, names) => self.suspect(*reason, names),
+                SessionEffect::Pins(reason) => {
+                    self.suspect(*reason, &SettingNames::default());
+                    self.doubt_code(statement.reason);
+                }
+                SessionEffect::MayConfigure(reason, names) => {
+                    self.suspect(*reason, names);
+                    self.doubt_code(statement.reason);
+                }
                 SessionEffect::WatchesCounters => {
                     if link.route.role != NodeRole::Replica {
                         self.state.counters = Counters::Watched;
@@ -130,7 +140,17 @@ impl Session {
         let doubt = self.doubt.get_or_insert_default();
         doubt.names = doubt.names.and(names);
         if matches!(reason, PinReason::UnknownCode | PinReason::NotUnderstood) {
-            doubt.code = Code::Ran;
+            doubt.code = doubt.code.max(Code::Ran);
+        }
+    }
+
+    /// Notes whether the code that ran is known, by the reason of its statement's verdict.
+    fn doubt_code(&mut self, reason: Reason) {
+        if matches!(reason, Reason::CatalogUnknown | Reason::UnknownFunction)
+            && let Some(doubt) = &mut self.doubt
+            && doubt.code == Code::Ran
+        {
+            doubt.code = Code::UnknownRan;
         }
     }
 
@@ -173,21 +193,18 @@ impl Session {
     /// Asks the node what was left behind, and unpins the session if that can be repeated elsewhere.
     pub(super) async fn inspect(&mut self, link: &mut Link) -> Result<(), SessionEnd> {
         let doubt = self.doubt.take().unwrap_or_default();
-        let names = self.names_to_ask(&doubt);
-        if names.others == Others::Some || names.names.len() > NAMES_LIMIT {
-            self.pin_for_good(PinReason::Setting);
-            return Ok(());
-        }
         // A cancel request that comes late must not hit pgweir's own query.
         self.leave_target(link);
-        let asked = self.ask(link, query(&names.names).as_bytes()).await?;
-        if asked == Asked::Answered
-            && let Ok(residue) = residue(&link.scanner.captured, &self.user.name)
-        {
-            self.take_in(residue, link, &doubt);
-        } else if let Some(pin) = &mut self.pin {
-            // What is there is not known.
-            pin.reads = Reads::Here;
+        match self.names_to_ask(&doubt, link).await? {
+            Some(names) if names.others == Others::None && names.names.len() <= NAMES_LIMIT => {
+                self.ask_residue(&names, &doubt, link).await?;
+            }
+            Some(_) => self.pin_for_good(PinReason::Setting),
+            None => {
+                self.find_unknown();
+                // Asked again behind the next statement.
+                self.doubt = Some(doubt);
+            }
         }
         if self.pin.is_none() && link.names == Names::Client {
             self.release_names(link).await?;
@@ -195,6 +212,30 @@ impl Session {
         let target = self.cancel_target(&link.lease);
         self.registration.set_target(target);
         Ok(())
+    }
+
+    async fn ask_residue(
+        &mut self,
+        names: &SettingNames,
+        doubt: &Doubt,
+        link: &mut Link,
+    ) -> Result<(), SessionEnd> {
+        let asked = self.ask(link, query(&names.names).as_bytes()).await?;
+        if asked == Asked::Answered
+            && let Ok(residue) = residue(&link.scanner.captured, &self.user.name)
+        {
+            self.take_in(residue, link, doubt);
+        } else {
+            self.find_unknown();
+        }
+        Ok(())
+    }
+
+    /// What is left on the connection is not known.
+    const fn find_unknown(&mut self) {
+        if let Some(pin) = &mut self.pin {
+            pin.reads = Reads::Here;
+        }
     }
 
     /// Runs a query of pgweir's own, whose rows the scanner then has.
@@ -219,18 +260,38 @@ impl Session {
         Ok(Asked::Answered)
     }
 
-    fn names_to_ask(&self, doubt: &Doubt) -> SettingNames {
+    /// What may have been set and is listed nowhere; `None` if the node does not tell.
+    async fn names_to_ask(
+        &mut self,
+        doubt: &Doubt,
+        link: &mut Link,
+    ) -> Result<Option<SettingNames>, SessionEnd> {
         let mut names = doubt.names.clone();
-        if doubt.code == Code::Ran
-            && let Some(catalog) = self.catalog.as_ref().and_then(|kept| kept.latest())
-        {
-            names = names.and(catalog.settings_of_functions());
+        let catalog = self.catalog.as_ref().and_then(|kept| kept.latest());
+        match (doubt.code, catalog) {
+            (Code::None, _) => {}
+            (Code::Ran, Some(catalog)) => names = names.and(catalog.settings_of_functions()),
+            (Code::Ran | Code::UnknownRan, _) => match self.settings_of_functions(link).await? {
+                Some(found) => names = names.and(&found),
+                None => return Ok(None),
+            },
         }
         let placeholders = self.state.settings.0.keys();
         let placeholders = placeholders.filter(|name| name.contains('.'));
-        names.and(&SettingNames {
+        Ok(Some(names.and(&SettingNames {
             names: placeholders.cloned().collect(),
             others: Others::None,
+        })))
+    }
+
+    /// Asks the node what functions may set.
+    async fn settings_of_functions(
+        &mut self,
+        link: &mut Link,
+    ) -> Result<Option<SettingNames>, SessionEnd> {
+        Ok(match self.ask(link, SOURCES.as_bytes()).await? {
+            Asked::Answered => sources(&link.scanner.captured).ok(),
+            Asked::Refused => None,
         })
     }
 
@@ -251,11 +312,11 @@ impl Session {
         self.held = residue.names;
         let mut settings = AppliedSettings(residue.settings.into_iter().collect());
         let wanted = Arc::new(settings.clone());
-        if doubt.code == Code::Ran && self.pin.is_some() {
+        if doubt.code != Code::None && self.pin.is_some() {
             // What nobody can list stays with the session, and the connection with it.
             link.taint();
             link.lease.settings = Arc::clone(&wanted);
-        } else if doubt.code == Code::Ran {
+        } else if doubt.code != Code::None {
             settings.0.insert(HIDDEN.to_owned(), String::new());
             link.lease.settings = Arc::new(settings);
         } else {
@@ -286,6 +347,20 @@ pub(super) fn residue(rows: &[Box<[u8]>], login: &str) -> Result<Residue, Malfor
         residue.add(&kind, text(&mut reader)?.as_deref(), login);
     }
     Ok(residue)
+}
+
+/// The names in the rows that tell what functions may set.
+fn sources(rows: &[Box<[u8]>]) -> Result<SettingNames, Malformed> {
+    let mut names = SettingNames::default();
+    for row in rows {
+        let mut reader = Reader::new(row);
+        if reader.int16()? != 1 {
+            return Err(Malformed);
+        }
+        let source = text(&mut reader)?.unwrap_or_default();
+        names = names.and(&SettingNames::in_source(&source));
+    }
+    Ok(names)
 }
 
 /// One field of a `DataRow`.

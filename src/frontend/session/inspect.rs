@@ -201,7 +201,7 @@ impl Session {
             }
             Some(_) => self.pin_for_good(PinReason::Setting),
             None => {
-                self.find_unknown();
+                self.read_only_here();
                 // Asked again behind the next statement.
                 self.doubt = Some(doubt);
             }
@@ -226,13 +226,13 @@ impl Session {
         {
             self.take_in(residue, link, doubt);
         } else {
-            self.find_unknown();
+            self.read_only_here();
         }
         Ok(())
     }
 
-    /// What is left on the connection is not known.
-    const fn find_unknown(&mut self) {
+    /// What is left on the connection is not known: reads stay there too.
+    const fn read_only_here(&mut self) {
         if let Some(pin) = &mut self.pin {
             pin.reads = Reads::Here;
         }

@@ -133,3 +133,37 @@ async fn a_procedure_that_runs_no_ddl_leaves_reads_on_replicas() {
     other.run("CALL replaced()");
     stays_on_the_primary(proxy.port()).await;
 }
+
+/// How many of some reads, each directly behind DDL of what it reads, replicas served.
+async fn served_behind_ddl(wait: &str) -> usize {
+    let cluster = LocalCluster::start(ClusterOptions::new(1)).await.unwrap();
+    let proxy = Proxy::start(&cluster, &format!("consistency: {{ wait: {wait}, max_wait: 10s }}")).await;
+    let mut client = Wire::connect(proxy.port());
+    client.run("CREATE VIEW shown AS SELECT 1 AS one");
+    let mut read = move || {
+        client.run("CREATE OR REPLACE VIEW shown AS SELECT 1 AS one");
+        assert_eq!(client.value("SELECT one FROM shown"), "1");
+        client.last_route().contains("role=replica")
+    };
+    // How long a load takes is known behind the first.
+    eventually("the catalog is loaded", async || {
+        Wire::connect(proxy.port()).run("SELECT one FROM shown");
+        proxy
+            .metrics()
+            .await
+            .sum("pgweir_queries_total", &[("role", "replica")])
+            > 0.0
+    })
+    .await;
+    (0..20).filter(|_| read()).count()
+}
+
+#[tokio::test]
+async fn a_read_behind_ddl_waits_for_the_catalog_where_that_is_soon_loaded() {
+    assert_eq!(served_behind_ddl("10s").await, 20);
+}
+
+#[tokio::test]
+async fn a_read_behind_ddl_goes_to_the_primary_where_it_may_not_wait() {
+    assert_eq!(served_behind_ddl("0ms").await, 0);
+}

@@ -30,6 +30,10 @@ pub struct DatabaseCatalog {
     /// A read has met something that is not known now.
     wanted: AtomicBool,
     changed: Notify,
+    /// How many loads were published.
+    loads: AtomicU64,
+    /// How long the last load took, in nanoseconds; 0 before the first.
+    load_nanos: AtomicU64,
     /// What transactions may have changed that are prepared and not committed yet.
     pub prepared: PreparedTransactions,
     /// When pgweir first met the database.
@@ -89,6 +93,8 @@ impl Default for DatabaseCatalog {
             standing: ArcSwapOption::empty(),
             wanted: AtomicBool::new(false),
             changed: Notify::new(),
+            loads: AtomicU64::new(0),
+            load_nanos: AtomicU64::new(0),
             prepared: PreparedTransactions::default(),
             since: Instant::now(),
             written: Arc::default(),
@@ -222,8 +228,43 @@ impl DatabaseCatalog {
             self.wanted.store(false, Ordering::Release);
         }
         self.standing.store(standing);
+        self.loads.fetch_add(1, Ordering::AcqRel);
         drop(history);
         self.changed.notify_waiters();
+    }
+
+    /// Notes how long a load took.
+    pub fn note_load(&self, took: Duration) {
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.load_nanos.store(nanos.max(1), Ordering::Relaxed);
+    }
+
+    /// How long the last load took; `None` before the first.
+    pub fn load_takes(&self) -> Option<Duration> {
+        match self.load_nanos.load(Ordering::Relaxed) {
+            0 => None,
+            nanos => Some(Duration::from_nanos(nanos)),
+        }
+    }
+
+    /// How many loads were published.
+    pub fn loads(&self) -> u64 {
+        self.loads.load(Ordering::Acquire)
+    }
+
+    /// Resolves when more than `loads` were published.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn loaded_beyond(&self, loads: u64) {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if self.loads() > loads {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// Resolves when a load is due: there never was one, a read wants what is doubtful, or something is

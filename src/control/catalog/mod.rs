@@ -207,6 +207,7 @@ impl Keeper {
             };
             match self.load_once(&mut kept, floor).await {
                 Ok(loaded) => {
+                    self.catalog.note_load(began.elapsed());
                     self.catalog.publish(mark, loaded);
                     pause = RETRY_PAUSES.0;
                     failing = None;

@@ -12,6 +12,7 @@
 mod build;
 mod builtin;
 mod doubt;
+mod patience;
 mod plain;
 
 use std::collections::{HashMap, HashSet};
@@ -24,6 +25,7 @@ pub use build::{CatalogBuilder, Source, Target};
 
 use doubt::Doubt;
 pub use doubt::{TouchedNames, is_server_type};
+pub use patience::is_worth_waiting;
 pub use plain::is_plain_type;
 use plain::{Bent, Shape};
 

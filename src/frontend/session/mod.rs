@@ -49,6 +49,7 @@ mod texts;
 mod token;
 mod train;
 mod translate;
+mod unknown;
 mod until_write;
 
 use std::sync::{Arc, Mutex};

@@ -61,7 +61,7 @@ impl Session {
             }
             self.follow_reload();
         }
-        let (mut plan, planned) = match self.plan_in_order(extent) {
+        let (mut plan, planned) = match self.plan_known(extent).await {
             Ok(planned) => planned,
             Err(error) => return self.refuse(&error, extent).await,
         };
@@ -112,9 +112,15 @@ impl Session {
         plan.of(bytes, &self.state, &mut SessionTexts { session: self })
     }
 
+    /// The plan of a whole segment that had one before.
+    pub(super) fn plan_again(&mut self, before: Plan, extent: Extent) -> Result<Plan, ProxyError> {
+        self.spare_plan = before.emptied();
+        self.plan(extent.length)
+    }
+
     /// The plan of the segment, or of its beginning: what stands behind the end of all prepared
     /// statements depends on what became of it, and is served when that has been answered.
-    fn plan_in_order(&mut self, extent: Extent) -> Result<(Plan, Extent), ProxyError> {
+    pub(super) fn plan_in_order(&mut self, extent: Extent) -> Result<(Plan, Extent), ProxyError> {
         let plan = self.plan(extent.length)?;
         if !forgets_statements(&plan) {
             return Ok((plan, extent));

@@ -7,9 +7,9 @@ mod harness;
 use std::thread;
 use std::time::Duration;
 
-use harness::Proxy;
 use harness::parity::filled;
 use harness::wire::{self, Wire, bind, execute, parse, sync};
+use harness::{Proxy, eventually};
 
 /// Every client has a setting, a search path, a named and an unnamed statement of its own.
 #[tokio::test]
@@ -182,7 +182,7 @@ async fn a_chained_transaction_has_the_sessions_own_settings() {
     }
 }
 
-/// No catalog knows the function yet, nor which options it sets, which no server lists.
+/// The catalog does not know the function yet, nor which options it sets, which no server lists.
 #[tokio::test]
 async fn what_a_function_sets_that_has_just_been_made_goes_with_its_session() {
     let cluster = filled().await;
@@ -190,6 +190,12 @@ async fn what_a_function_sets_that_has_just_been_made_goes_with_its_session() {
     cluster.superuser_sql(0, schema).await.unwrap();
     let proxy = Proxy::start(cluster, SHARED).await;
     let (mut one, mut other) = (Wire::connect(proxy.port()), Wire::connect(proxy.port()));
+    eventually("the catalog is loaded", async || {
+        let mut reader = Wire::connect(proxy.port());
+        reader.run("SELECT FROM pg_class");
+        reader.last_route().contains("role=replica")
+    })
+    .await;
     one.run(
         "CREATE FUNCTION fresh.keeps(v text) RETURNS void LANGUAGE plpgsql AS $f$ BEGIN \
          PERFORM set_config('opt.kept', v, false); EXECUTE 'SET opt.also = ''' || v || ''''; END $f$",

@@ -137,7 +137,11 @@ async fn a_procedure_that_runs_no_ddl_leaves_reads_on_replicas() {
 /// How many of some reads, each directly behind DDL of what it reads, replicas served.
 async fn served_behind_ddl(wait: &str) -> usize {
     let cluster = LocalCluster::start(ClusterOptions::new(1)).await.unwrap();
-    let proxy = Proxy::start(&cluster, &format!("consistency: {{ wait: {wait}, max_wait: 10s }}")).await;
+    let proxy = Proxy::start(
+        &cluster,
+        &format!("consistency: {{ wait: {wait}, max_wait: 10s }}"),
+    )
+    .await;
     let mut client = Wire::connect(proxy.port());
     client.run("CREATE VIEW shown AS SELECT 1 AS one");
     let mut read = move || {

@@ -135,12 +135,18 @@ const FIXED: &str = "SELECT 'wear', '' WHERE pg_catalog.pg_my_temp_schema() OPER
  WHERE source OPERATOR(pg_catalog.=) 'session'";
 
 /// The query that asks a node what its functions may set: rows of one text, the part of a source that says
-/// so, for [`SettingNames::in_source`]. For functions that the catalog does not know yet.
+/// so, for [`SettingNames::in_source`]; fewer than [`SOURCES_LIMIT`] if it is all. For functions that the
+/// catalog does not know yet. A body in the SQL standard's form is printed only if it calls `set_config`
+/// (2078): that locks what it names.
 pub const SOURCES: &str = "SELECT DISTINCT found[1] FROM (SELECT pg_catalog.regexp_matches(\
- CASE WHEN prosqlbody IS NULL THEN prosrc ELSE pg_catalog.pg_get_function_sqlbody(oid) END, \
+ CASE WHEN prosqlbody IS NULL THEN prosrc \
+ WHEN prosqlbody::pg_catalog.text OPERATOR(pg_catalog.~~) '%:funcid 2078 %' THEN pg_catalog.pg_get_function_sqlbody(oid) END, \
  E'(set_config\\\\s*\\\\(\\\\s*(?:''+[^'']{0,150}''|.)\
-|\\\\mset\\\\s+(?:(?:session|local)\\\\s+)?[^\\\\s=]*[.%''][^\\\\s=]*)', 'gi') \
- FROM pg_catalog.pg_proc WHERE oid OPERATOR(pg_catalog.>=) 16384) AS sources (found)";
+|\\\\mset\\\\s+(?:(?:session|local)\\\\s+)?[^\\\\s=]{0,75}[.%''][^\\\\s=]{0,75})', 'gi') \
+ FROM pg_catalog.pg_proc WHERE oid OPERATOR(pg_catalog.>=) 16384) AS sources (found) LIMIT 500";
+
+/// The most rows that [`SOURCES`] gives.
+pub const SOURCES_LIMIT: usize = 500;
 
 /// The query that asks a node for the residue; rows of two texts. `names` are placeholders.
 pub fn query(names: &[String]) -> String {

@@ -32,8 +32,10 @@ pub struct DatabaseCatalog {
     changed: Notify,
     /// How many loads were published.
     loads: AtomicU64,
-    /// How long the last load took, in nanoseconds; 0 before the first.
+    /// How long the last load took, in nanoseconds; 0 before the first, and after one that failed.
     load_nanos: AtomicU64,
+    /// Up to this number of loads, nobody waits for one: a read has waited in vain.
+    vain_until: AtomicU64,
     /// What transactions may have changed that are prepared and not committed yet.
     pub prepared: PreparedTransactions,
     /// When pgweir first met the database.
@@ -44,6 +46,9 @@ pub struct DatabaseCatalog {
     /// earlier one is noted there too.
     successor: OnceLock<Arc<DatabaseCatalog>>,
 }
+
+/// For so many loads nobody waits after somebody has waited in vain.
+const LOADS_WITHOUT_WAIT: u64 = 8;
 
 /// How much DDL had been seen when a load began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +100,7 @@ impl Default for DatabaseCatalog {
             changed: Notify::new(),
             loads: AtomicU64::new(0),
             load_nanos: AtomicU64::new(0),
+            vain_until: AtomicU64::new(0),
             prepared: PreparedTransactions::default(),
             since: Instant::now(),
             written: Arc::default(),
@@ -239,7 +245,24 @@ impl DatabaseCatalog {
         self.load_nanos.store(nanos.max(1), Ordering::Relaxed);
     }
 
-    /// How long the last load took; `None` before the first.
+    /// Notes that a load failed: nobody knows when the next one ends.
+    pub fn note_failed_load(&self) {
+        self.load_nanos.store(0, Ordering::Relaxed);
+    }
+
+    /// Notes that a read has waited as long as it may and was not told: under such DDL the next ones would
+    /// not be told either.
+    pub fn note_vain_wait(&self) {
+        let until = self.loads().saturating_add(LOADS_WITHOUT_WAIT);
+        self.vain_until.fetch_max(until, Ordering::Relaxed);
+    }
+
+    /// Whether reads wait for loads at present.
+    pub fn is_waited_for(&self) -> bool {
+        self.loads() >= self.vain_until.load(Ordering::Relaxed)
+    }
+
+    /// How long the last load took; `None` before the first, and after one that failed.
     pub fn load_takes(&self) -> Option<Duration> {
         match self.load_nanos.load(Ordering::Relaxed) {
             0 => None,

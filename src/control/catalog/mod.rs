@@ -216,6 +216,7 @@ impl Keeper {
                 }
                 Err(error) => {
                     kept = Kept::default();
+                    self.catalog.note_failed_load();
                     self.report(&error, &mut failing);
                     tokio::time::sleep(pause).await;
                     pause = pause.saturating_mul(2).min(RETRY_PAUSES.1);

@@ -13,7 +13,7 @@ use super::state::Counters;
 use super::{Session, SessionEnd};
 use crate::backend::state::{AppliedSettings, HIDDEN};
 use crate::core::residue::{
-    NAMES_LIMIT, Others, Reads, Residue, SOURCES, SettingNames, Wear, query,
+    NAMES_LIMIT, Others, Reads, Residue, SOURCES, SOURCES_LIMIT, SettingNames, Wear, query,
 };
 use crate::core::snapshot::NodeRole;
 use crate::core::statement::{AccessMode, Classification, PinReason, Reason, SessionEffect};
@@ -195,16 +195,11 @@ impl Session {
         let doubt = self.doubt.take().unwrap_or_default();
         // A cancel request that comes late must not hit pgweir's own query.
         self.leave_target(link);
-        match self.names_to_ask(&doubt, link).await? {
-            Some(names) if names.others == Others::None && names.names.len() <= NAMES_LIMIT => {
-                self.ask_residue(&names, &doubt, link).await?;
-            }
-            Some(_) => self.pin_for_good(PinReason::Setting),
-            None => {
-                self.read_only_here();
-                // Asked again behind the next statement.
-                self.doubt = Some(doubt);
-            }
+        let names = self.names_to_ask(&doubt, link).await?;
+        if names.others == Others::Some || names.names.len() > NAMES_LIMIT {
+            self.pin_for_good(PinReason::Setting);
+        } else {
+            self.ask_residue(&names, &doubt, link).await?;
         }
         if self.pin.is_none() && link.names == Names::Client {
             self.release_names(link).await?;
@@ -225,17 +220,11 @@ impl Session {
             && let Ok(residue) = residue(&link.scanner.captured, &self.user.name)
         {
             self.take_in(residue, link, doubt);
-        } else {
-            self.read_only_here();
-        }
-        Ok(())
-    }
-
-    /// What is left on the connection is not known: reads stay there too.
-    const fn read_only_here(&mut self) {
-        if let Some(pin) = &mut self.pin {
+        } else if let Some(pin) = &mut self.pin {
+            // What is there is not known.
             pin.reads = Reads::Here;
         }
+        Ok(())
     }
 
     /// Runs a query of pgweir's own, whose rows the scanner then has.
@@ -260,38 +249,41 @@ impl Session {
         Ok(Asked::Answered)
     }
 
-    /// What may have been set and is listed nowhere; `None` if the node does not tell.
+    /// What may have been set and is listed nowhere.
     async fn names_to_ask(
         &mut self,
         doubt: &Doubt,
         link: &mut Link,
-    ) -> Result<Option<SettingNames>, SessionEnd> {
+    ) -> Result<SettingNames, SessionEnd> {
         let mut names = doubt.names.clone();
         let catalog = self.catalog.as_ref().and_then(|kept| kept.latest());
         match (doubt.code, catalog) {
-            (Code::None, _) => {}
+            // Without any catalog, as in a database that has too much for one, nobody looks for them.
+            (Code::None, _) | (Code::Ran | Code::UnknownRan, None) => {}
             (Code::Ran, Some(catalog)) => names = names.and(catalog.settings_of_functions()),
-            (Code::Ran | Code::UnknownRan, _) => match self.settings_of_functions(link).await? {
-                Some(found) => names = names.and(&found),
-                None => return Ok(None),
-            },
+            (Code::UnknownRan, Some(_)) => {
+                names = names.and(&self.settings_of_functions(link).await?);
+            }
         }
         let placeholders = self.state.settings.0.keys();
         let placeholders = placeholders.filter(|name| name.contains('.'));
-        Ok(Some(names.and(&SettingNames {
+        Ok(names.and(&SettingNames {
             names: placeholders.cloned().collect(),
             others: Others::None,
-        })))
+        }))
     }
 
     /// Asks the node what functions may set.
-    async fn settings_of_functions(
-        &mut self,
-        link: &mut Link,
-    ) -> Result<Option<SettingNames>, SessionEnd> {
+    async fn settings_of_functions(&mut self, link: &mut Link) -> Result<SettingNames, SessionEnd> {
+        let unknown = SettingNames {
+            names: Box::default(),
+            others: Others::Some,
+        };
         Ok(match self.ask(link, SOURCES.as_bytes()).await? {
-            Asked::Answered => sources(&link.scanner.captured).ok(),
-            Asked::Refused => None,
+            Asked::Answered if link.scanner.captured.len() < SOURCES_LIMIT => {
+                sources(&link.scanner.captured).unwrap_or(unknown)
+            }
+            Asked::Answered | Asked::Refused => unknown,
         })
     }
 

@@ -96,6 +96,9 @@ impl Session {
             }
         }
         if std::mem::take(&mut self.next) == Next::Coupled && !is_held {
+            if self.inbound.is_full() {
+                self.read_ahead().await;
+            }
             self.couple(&mut plan, &mut extent);
         }
         match self.link.take() {

@@ -5,6 +5,8 @@
 //! judge the next. On a replica each answer is held back until it has a result, as for a segment alone:
 //! what has been answered stays answered, what has not is served anew.
 
+use std::task::Poll;
+
 use super::link::Link;
 use super::plan::Plan;
 use super::serve::Extent;
@@ -17,7 +19,25 @@ use crate::protocol::segment::{Segment, SegmentEnd, find_segment};
 /// Most segments that are sent together.
 const TRAIN_SEGMENTS: usize = 256;
 
+/// How much of what a client has sent is looked at for that, in bytes.
+const TRAIN_BYTES: usize = 64 * 1024;
+
 impl Session {
+    /// Reads what the client has sent already beyond a full buffer, so that it may go with the rest.
+    pub(super) async fn read_ahead(&mut self) {
+        while self.inbound.is_full() && self.inbound.filled().len() < TRAIN_BYTES {
+            self.inbound.grow(TRAIN_BYTES);
+            let (inbound, client) = (&mut self.inbound, &mut self.client);
+            let read =
+                std::future::poll_fn(|context| Poll::Ready(inbound.poll_fill(client, context)));
+            match read.await {
+                Poll::Ready(Ok(1..)) => {}
+                // The end of the stream shows when the client is waited for.
+                Poll::Ready(Ok(0) | Err(_)) | Poll::Pending => return,
+            }
+        }
+    }
+
     /// Adds the whole segments behind the first one that may go with it.
     pub(super) fn couple(&self, plan: &mut Plan, extent: &mut Extent) {
         let is_last = self.inbound.filled().len() <= extent.length;

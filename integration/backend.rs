@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use pgweir::backend::cancel::CancelTarget;
 use pgweir::backend::connection::{BackendConnection, WorkerId};
+use pgweir::backend::custom::WantedNames;
 use pgweir::backend::error::{ConnectError, ConnectFault};
 use pgweir::backend::login::NodeLogin;
 use pgweir::backend::pool::{CheckoutError, Lease, PoolKey, Pools, Preference, Unobserved};
@@ -77,10 +78,11 @@ impl Bench {
             home: None,
             last: None,
             worker: WorkerId(0),
+            names: WantedNames::default(),
         };
         let checkout = self
             .pools
-            .checkout(&key, &login, preference, Instant::now());
+            .checkout(&key, &login, &preference, Instant::now());
         tokio::time::timeout(PATIENCE, checkout)
             .await
             .expect("the checkout ends")

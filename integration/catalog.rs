@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pgweir::config::{
-    ClusterConfig, DatabasePattern, MonitorConfig, NodeConfig, Policies, PoolConfig, PoolMode,
-    Secret, ServerTls,
+    ClusterConfig, DatabasePattern, MonitorConfig, NodeConfig, OptionNames, Policies, PoolConfig,
+    PoolMode, Secret, SequenceNumbers, ServerTls,
 };
 use pgweir::control::catalog::{CatalogError, keep_current, load};
 use pgweir::core::catalog::Catalog;
@@ -366,6 +366,8 @@ fn config(cluster: &LocalCluster) -> ClusterConfig {
             idle_timeout: Duration::from_secs(1),
             max_lifetime: Duration::from_secs(1),
             checkout_timeout: Duration::from_secs(1),
+            option_names: OptionNames::Own,
+            sequence_numbers: SequenceNumbers::OnceAsked,
         },
         server_tls: ServerTls::Disable,
         policies: Arc::new(Policies {

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pgweir::config::{
-    ClusterConfig, DatabasePattern, MonitorConfig, NodeConfig, Policies, PoolConfig, PoolMode,
-    Secret, ServerTls,
+    ClusterConfig, DatabasePattern, MonitorConfig, NodeConfig, OptionNames, Policies, PoolConfig,
+    PoolMode, Secret, SequenceNumbers, ServerTls,
 };
 use pgweir::control::monitor::watch_cluster;
 use pgweir::control::probe::{Answer, probe_once};
@@ -110,6 +110,8 @@ fn configuration(servers: &LocalCluster, user: &str) -> ClusterConfig {
             idle_timeout: LIMIT,
             max_lifetime: LIMIT,
             checkout_timeout: LIMIT,
+            option_names: OptionNames::Own,
+            sequence_numbers: SequenceNumbers::OnceAsked,
         },
         server_tls: ServerTls::Disable,
         policies: Arc::new(policies()),

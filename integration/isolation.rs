@@ -3,6 +3,8 @@
 #![cfg(test)]
 
 mod harness;
+#[path = "isolation/options.rs"]
+mod options;
 
 use std::thread;
 use std::time::Duration;
@@ -105,6 +107,25 @@ async fn nobody_is_given_the_numbers_of_anothers_sequence() {
     assert_eq!(error.as_deref(), Some("55000"), "{answer:?}");
     assert_eq!(session.value("SELECT nextval('numbers')"), "3");
     assert_eq!(session.value("SELECT currval('numbers'), lastval()"), "3");
+}
+
+#[tokio::test]
+async fn numbers_are_kept_from_the_first_one_on_where_the_pool_is_told_to() {
+    let cluster = filled().await;
+    let sequence = "CREATE SEQUENCE kept_numbers; GRANT ALL ON SEQUENCE kept_numbers TO app";
+    cluster.superuser_sql(0, sequence).await.unwrap();
+    let pool = "size: 1, sequence_numbers: always, checkout_timeout: 250ms";
+    let pool = format!("clusters: {{ main: {{ pool: {{ {pool} }} }} }}");
+    let proxy = Proxy::start(cluster, &pool).await;
+    let (mut session, mut other) = (Wire::connect(proxy.port()), Wire::connect(proxy.port()));
+    assert_eq!(session.value("SELECT nextval('kept_numbers')"), "1");
+    let refused = other.query(ON_PRIMARY);
+    let error = refused.iter().find_map(wire::Message::sqlstate);
+    assert_eq!(error.as_deref(), Some("53300"), "{refused:?}");
+    assert_eq!(
+        session.value("SELECT currval('kept_numbers'), lastval()"),
+        "1"
+    );
 }
 
 /// Settings of some kinds are not given to a connection together with the statement.

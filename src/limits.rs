@@ -177,6 +177,13 @@ pub const BACKEND_STARTUP_MESSAGES: usize = 512;
 /// Shortest and longest cancel key, in bytes (`BackendKeyData`, manual, "Message Formats").
 pub const CANCEL_KEY_BYTES: RangeInclusive<usize> = 4..=256;
 
+/// Names of customized options that are remembered of one session, of one connection, and of all that
+/// sessions of one role have used in one database.
+pub const CUSTOM_NAMES: usize = 256;
+
+/// Roles in one database whose customized options are remembered.
+pub const ROLES_WITH_OPTIONS: usize = 1024;
+
 /// Prepared statements kept on one server connection; PgBouncer's `max_prepared_statements` is 200,
 /// and an idle plan takes tens of KiB on the node.
 pub const PREPARED_PER_CONNECTION: usize = 500;

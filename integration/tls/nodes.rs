@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use pgweir::backend::connection::WorkerId;
+use pgweir::backend::custom::WantedNames;
 use pgweir::backend::login::NodeLogin;
 use pgweir::backend::pool::{PoolKey, Pools, Preference, Unobserved};
 use pgweir::backend::startup::StartupParameters;
@@ -80,11 +81,12 @@ impl Encrypting {
             home: None,
             last: None,
             worker: WorkerId(0),
+            names: WantedNames::default(),
         };
         let probed = probe_once(&cluster.nodes[0], &cluster).await;
         let login = NodeLogin::with_password(Secret::new("app"));
         let lease = pools
-            .checkout(&key, &login, preference, Instant::now())
+            .checkout(&key, &login, &preference, Instant::now())
             .await;
         match (lease, probed) {
             (Ok(lease), Ok(_)) => {

@@ -12,6 +12,7 @@ use crate::backend::authenticate::{Channel, Login, authenticate};
 use crate::backend::connection::{
     BackendConnection, ConnectionId, ReportedParameters, WorkerId, parameter_status,
 };
+use crate::backend::custom::NamesOfConnection;
 use crate::backend::error::{ConnectError, ServerError};
 use crate::backend::home::Anchor;
 use crate::backend::login::NodeLogin;
@@ -82,6 +83,7 @@ pub async fn connect(
         idle_since: now,
         generation: 0,
         settings: Arc::new(AppliedSettings::default()),
+        custom: NamesOfConnection::default(),
         prepared: PreparedNames::default(),
         unnamed_owner: None,
         last_session: 0,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::backend::connect::{NodeAddress, NodeEncryption};
+use crate::backend::custom::NamesOfConnection;
 use crate::backend::home::Anchor;
 use crate::backend::startup::StartupParameters;
 use crate::backend::state::{AppliedSettings, PreparedNames};
@@ -58,6 +59,8 @@ pub struct BackendConnection {
     pub(crate) generation: u64,
     /// Settings on top of the start-up values.
     pub settings: Arc<AppliedSettings>,
+    /// Names of customized options that sessions have made exist here.
+    pub custom: NamesOfConnection,
     /// Statements that were prepared by us and exist here.
     pub prepared: PreparedNames,
     /// Which session parsed the unnamed statement last.

@@ -13,6 +13,7 @@ pub mod authenticate;
 pub mod cancel;
 pub mod connect;
 pub mod connection;
+pub mod custom;
 pub mod error;
 #[cfg(fuzzing)]
 #[doc(hidden)]

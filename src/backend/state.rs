@@ -99,7 +99,9 @@ fn set(name: &str, value: &str) -> String {
     format!("SET {} TO {value}", quoted(name))
 }
 
-fn reset(name: &str) -> String {
+/// The statement that gives the setting its start-up value; a customized option that does not exist, it makes
+/// exist without one (`find_option`, `src/backend/utils/misc/guc.c`). Takes no snapshot, and needs no right.
+pub fn reset(name: &str) -> String {
     format!("RESET {}", quoted(name))
 }
 

@@ -213,6 +213,29 @@ pub struct PoolConfig {
     pub max_lifetime: Duration,
     /// How long a client waits for a connection.
     pub checkout_timeout: Duration,
+    /// Which customized options a session may find on a connection.
+    pub option_names: OptionNames,
+    /// When a session keeps its connection for the numbers of sequences.
+    pub sequence_numbers: SequenceNumbers,
+}
+
+/// `pool.sequence_numbers`: when a session keeps its connection to the primary for `currval` and `lastval`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SequenceNumbers {
+    /// When it may draw a number, once any session has asked for one in its database.
+    OnceAsked,
+    /// When it may draw a number.
+    Always,
+}
+
+/// `pool.option_names`: which customized options (`app.tenant`) exist for a session, as a server connection
+/// keeps the names of all that were used there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OptionNames {
+    /// Its own, where it could tell: connections on which others have used other names are not for it.
+    Own,
+    /// Those of every session that has used the connection.
+    Shared,
 }
 
 /// `pool.mode`.

@@ -111,6 +111,8 @@ fn the_smallest_file_has_the_defaults_of_the_contract() {
         idle_timeout: Duration::from_secs(600),
         max_lifetime: Duration::from_secs(3600),
         checkout_timeout: Duration::from_secs(5),
+        option_names: OptionNames::Own,
+        sequence_numbers: SequenceNumbers::OnceAsked,
     };
     assert_eq!(main.pool, pool);
     assert_eq!(*main.policies, default_policies());
@@ -242,7 +244,7 @@ clusters:
     databases: [a, "b c"]
     nodes: [{ host: "::1", port: "${PORT}", name: n, zone: z, weight: 0 }]
     monitor: { user: m, password: "x$${y}z" }
-    pool: { size: 1, idle_timeout: 1s, max_lifetime: 2m, checkout_timeout: 250ms }
+    pool: { size: 1, idle_timeout: 1s, max_lifetime: 2m, checkout_timeout: 250ms, option_names: shared, sequence_numbers: always }
     discover: false
 users: [{ name: app }]
 auth: { method: trust }
@@ -264,6 +266,8 @@ log: { format: json, level: trace }
     assert_eq!(main.nodes[0].zone.as_deref(), Some("z"));
     assert_eq!(main.monitor.password.expose(), "x${y}z");
     assert_eq!(main.pool.checkout_timeout, Duration::from_millis(250));
+    assert_eq!(main.pool.option_names, OptionNames::Shared);
+    assert_eq!(main.pool.sequence_numbers, SequenceNumbers::Always);
     assert_eq!(config.users["app"].password, UserPassword::None);
     assert_eq!(config.users["app"].server_password, None);
     let guard = main.policies.consistency.read_after_write;

@@ -47,6 +47,8 @@ pub struct Residue {
     pub wear: Wear,
     /// The settings in force that differ from the start-up values: name and SQL text of the value.
     pub settings: Vec<(String, String)>,
+    /// The customized options that were asked for and exist, with or without a value.
+    pub options: Vec<String>,
 }
 
 /// Where reads of a session may run that keeps a connection.
@@ -143,10 +145,23 @@ pub const SOURCES: &str = "SELECT DISTINCT found[1] FROM (SELECT pg_catalog.rege
  WHEN prosqlbody::pg_catalog.text OPERATOR(pg_catalog.~~) '%:funcid 2078 %' THEN pg_catalog.pg_get_function_sqlbody(oid) END, \
  E'(set_config\\\\s*\\\\(\\\\s*(?:''+[^'']{0,150}''|.)\
 |\\\\mset\\\\s+(?:(?:session|local)\\\\s+)?[^\\\\s=]{0,75}[.%''][^\\\\s=]{0,75})', 'gi') \
- FROM pg_catalog.pg_proc WHERE oid OPERATOR(pg_catalog.>=) 16384) AS sources (found) LIMIT 500";
+ FROM pg_catalog.pg_proc WHERE oid OPERATOR(pg_catalog.>=) 16384 \
+ UNION ALL SELECT ARRAY[pg_catalog.concat('SET ', pg_catalog.split_part(setting, '=', 1))] \
+ FROM pg_catalog.pg_proc, pg_catalog.unnest(proconfig) AS run (setting) \
+ WHERE pg_proc.oid OPERATOR(pg_catalog.>=) 16384) AS sources (found) LIMIT 500";
 
 /// The most rows that [`SOURCES`] gives.
 pub const SOURCES_LIMIT: usize = 500;
+
+/// The query that asks a node which of the customized options exist: rows of one text.
+pub fn existing<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<String> = names.map(literal).collect();
+    format!(
+        "SELECT name FROM pg_catalog.unnest(ARRAY[{}]::pg_catalog.text[]) AS used (name) \
+         WHERE pg_catalog.current_setting(name, true) IS NOT NULL",
+        names.join(", ")
+    )
+}
 
 /// The query that asks a node for the residue; rows of two texts. `names` are placeholders.
 pub fn query(names: &[String]) -> String {
@@ -166,6 +181,10 @@ impl Residue {
     /// Takes in one row of the answer. `login` is the role that the connection was opened for.
     pub fn add(&mut self, kind: &str, value: Option<&str>, login: &str) {
         let Some(value) = value else { return };
+        let custom = kind.strip_prefix("set:");
+        if let Some(name) = custom.filter(|name| name.contains('.')) {
+            self.options.push(name.to_ascii_lowercase());
+        }
         match (kind, kind.strip_prefix("set:")) {
             ("wear", _) => self.wear = Wear::TemporarySchema,
             ("bound", _) => self.bind(reason(value)),

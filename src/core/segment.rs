@@ -254,7 +254,7 @@ fn reason_of(reason: Reason) -> RouteReason {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::statement::{CatalogEffect, Hint};
+    use crate::core::statement::{CatalogEffect, Hint, OptionUse};
 
     fn verdict(access: AccessMode, transaction: TransactionControl) -> StatementVerdict {
         StatementVerdict {
@@ -281,6 +281,7 @@ mod tests {
             statements: statements.into(),
             catalog: CatalogEffect::None,
             hint: Hint::default(),
+            options: OptionUse::default(),
         }
     }
 

@@ -5,7 +5,7 @@ mod effect;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::residue::SettingNames;
+use super::residue::{Others, SettingNames};
 
 pub use effect::{CatalogEffect, TouchedKind, TouchedName, TwoPhaseStep};
 
@@ -408,4 +408,52 @@ pub struct Classification {
     pub catalog: CatalogEffect,
     /// What the text's comment asks for.
     pub hint: Hint,
+    /// What it has to do with customized options.
+    pub options: OptionUse,
+}
+
+/// What a text has to do with customized options (manual, "Customized Options"): a server connection keeps
+/// the name of one for good, without a value.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OptionUse {
+    /// How it may tell an option without a value from one that does not exist.
+    pub asks: Asks,
+    /// Whether code in the database asks for options, which much of what runs there may run.
+    pub database: Asks,
+    /// Those that it makes exist, if it runs.
+    pub names: Box<[NamedOption]>,
+    /// How many of them stand before anything that asks.
+    pub before: usize,
+    /// Whether it makes others exist whose names are made at run time.
+    pub others: Others,
+}
+
+/// An option that a statement names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedOption {
+    /// Its lower-case name.
+    pub name: Box<str>,
+    /// Whether the statement makes it exist.
+    pub made: Made,
+}
+
+/// Whether a statement that succeeds makes an option exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Made {
+    /// It does: SET or RESET.
+    Surely,
+    /// By a call that may never be run.
+    Perhaps,
+}
+
+/// How something may tell an option without a value from one that does not exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Asks {
+    /// Not at all.
+    #[default]
+    Nothing,
+    /// By code of users that it may run, if any does.
+    Code,
+    /// By itself.
+    Itself,
 }

@@ -15,6 +15,7 @@ use crate::core::catalog::Catalog;
 use crate::core::classify::{Analysis, Held, Normalised, analyse, is_apart_from, judge, normalise};
 use crate::core::policy::RoutingPolicy;
 use crate::core::statement::{AccessMode, Classification, ProxyStatement, Reason, SessionEffect};
+use crate::frontend::options::DatabaseOptions;
 use crate::limits::{CLASSIFICATION_CACHE_BYTES, CLASSIFY_TEXT_BYTES, LEARNED_WRITES};
 use crate::metrics::CacheOutcome;
 
@@ -211,10 +212,22 @@ pub struct LearnedWrites {
     generation: AtomicU64,
     /// Whether anybody asks a connection what its sequences gave last.
     asks_sequences: AtomicBool,
+    /// What is known of customized options.
+    pub options: DatabaseOptions,
     identities: Mutex<HashSet<Box<[u8]>>>,
 }
 
 impl LearnedWrites {
+    /// No writes yet, and the rest of what `old` knows that does not depend on nodes.
+    #[must_use]
+    pub fn following(old: &Self) -> Self {
+        Self {
+            asks_sequences: AtomicBool::new(old.asks_sequences()),
+            options: DatabaseOptions::following(&old.options),
+            ..Self::default()
+        }
+    }
+
     /// Remembers that the text with this identity must run on the primary. When full, everything is
     /// forgotten first: a forgotten statement is refused by a replica once more.
     pub fn learn(&self, identity: &[u8]) {

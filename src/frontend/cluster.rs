@@ -81,8 +81,14 @@ impl ClusterMemory {
     #[must_use]
     pub fn following(old: &Self, nodes: usize, numbers: StatementNumbers) -> Self {
         let list = NodeList(old.list.0.saturating_add(1));
+        let learned = old.learned.lock().unwrap_or_else(PoisonError::into_inner);
+        let learned = learned.iter().map(|(database, known)| {
+            let known = LearnedWrites::following(known);
+            (Arc::clone(database), Arc::new(known))
+        });
         Self {
             list,
+            learned: Mutex::new(learned.collect()),
             statements: StatementRegistry::following(&old.statements),
             ..Self::new(nodes, numbers, Arc::clone(&old.keys))
         }

@@ -251,6 +251,10 @@ impl ProcessMetrics {
             .encode(encoder, ["misrouted", "sqlstate", help])?;
         let help = "statements that were sent to a second node";
         self.retries.encode(encoder, ["retries", "cause", help])?;
+        let help =
+            "idle server connections that were closed to make room, by what they could not serve";
+        self.evictions
+            .encode(encoder, ["pool_evictions", "cause", help])?;
         let help = "sessions that were pinned to one connection";
         self.pins.encode(encoder, ["pins", "reason", help])?;
         let help = "texts by what classification made of them";

@@ -51,6 +51,7 @@ struct ProcessMetrics {
     displaced: LabelledCounters<ROUTE_REASONS>,
     misrouted: LabelledCounters<{ Sqlstate::COUNT }>,
     retries: LabelledCounters<{ RetryCause::Missing as usize + 1 }>,
+    evictions: LabelledCounters<2>,
     pins: LabelledCounters<PIN_REASONS>,
     classified: LabelledCounters<STATEMENT_REASONS>,
     classify_cache: LabelledCounters<3>,
@@ -100,6 +101,25 @@ impl PoolState {
             Self::Active => "active",
             Self::Idle => "idle",
             Self::Connecting => "connecting",
+        }
+    }
+}
+
+/// Why an idle connection was closed to make room: the label `cause` of `pgweir_pool_evictions_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EvictionCause {
+    /// A session needs other start-up parameters.
+    Startup,
+    /// Other sessions have used customized options there.
+    Options,
+}
+
+impl EvictionCause {
+    /// The metric label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Startup => "startup",
+            Self::Options => "options",
         }
     }
 }
@@ -314,6 +334,11 @@ impl ClusterMetrics {
     pub fn count_misrouted(&self, sqlstate: &str) {
         let (place, label) = Sqlstate::label(sqlstate);
         self.process.misrouted.count(place, label);
+    }
+
+    /// An idle connection was closed to make room for another one.
+    pub fn count_eviction(&self, cause: EvictionCause) {
+        self.process.evictions.count(cause as usize, cause.as_str());
     }
 
     /// A statement was sent to a second node.

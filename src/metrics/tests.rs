@@ -57,6 +57,7 @@ fn every_count_appears_under_its_contract_name() {
     main.observe_proxy_overhead(Duration::from_micros(20));
     main.observe_freshness_wait(Duration::from_millis(4));
     main.observe_pool_wait(Duration::from_secs(11));
+    main.count_eviction(EvictionCause::Options);
     main.count_displaced(RouteReason::NotFresh);
     main.count_misrouted("25006");
     main.count_misrouted("42P01");
@@ -80,6 +81,7 @@ fn every_count_appears_under_its_contract_name() {
         "pgweir_freshness_wait_seconds_sum 0.004",
         r#"pgweir_pool_wait_seconds_bucket{le="10.0"} 0"#,
         r#"pgweir_pool_wait_seconds_bucket{le="+Inf"} 1"#,
+        r#"pgweir_pool_evictions_total{cause="options"} 1"#,
         r#"pgweir_reads_displaced_total{cause="not_fresh"} 1"#,
         r#"pgweir_misrouted_total{sqlstate="25006"} 1"#,
         r#"pgweir_misrouted_total{sqlstate="other"} 1"#,

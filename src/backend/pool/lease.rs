@@ -27,7 +27,7 @@ impl PoolHandle {
         &self,
         startup: &Arc<StartupParameters>,
         login: &NodeLogin,
-        preference: Preference,
+        preference: &Preference,
         now: Instant,
     ) -> Result<Lease, CheckoutError> {
         self.0.checkout(startup, login, preference, now).await

@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use crate::backend::connect::{Target, connect};
 use crate::backend::connection::{BackendConnection, ConnectionId, ReportedParameters, WorkerId};
+use crate::backend::custom::WantedNames;
 use crate::backend::error::ConnectError;
 use crate::backend::home::{Home, HomeKey};
 use crate::backend::login::NodeLogin;
@@ -33,7 +34,7 @@ use crate::config::ClusterConfig;
 use crate::core::snapshot::NodeId;
 use crate::credential::hashing::Hashing;
 use crate::limits::BACKEND_CONNECT_TIMEOUT;
-use crate::metrics::{ClusterMetrics, PoolState};
+use crate::metrics::{ClusterMetrics, EvictionCause, PoolState};
 
 pub use lease::{Lease, PoolHandle};
 use node::NodePools;
@@ -51,8 +52,8 @@ pub struct PoolKey {
     pub startup: Arc<StartupParameters>,
 }
 
-/// Which of several idle connections the caller likes best.
-#[derive(Debug, Clone, Copy)]
+/// Which of several idle connections the caller likes best, and which will not do.
+#[derive(Debug, Clone)]
 pub struct Preference {
     /// The connection whose process id its client was told.
     pub home: Option<HomeKey>,
@@ -60,6 +61,8 @@ pub struct Preference {
     pub last: Option<ConnectionId>,
     /// The worker thread that it runs on.
     pub worker: WorkerId,
+    /// The names of customized options that it is to find there.
+    pub names: WantedNames,
 }
 
 /// No connection was handed out.
@@ -128,11 +131,18 @@ pub trait PoolObserver: Send + Sync + fmt::Debug {
 
     /// The state of all pools of one node, at every [`Pools::reap`].
     fn counted(&self, node: NodeId, counts: PoolCounts);
+
+    /// An idle connection was closed to make room for another one.
+    fn evicted(&self, node: NodeId, cause: EvictionCause);
 }
 
 impl PoolObserver for ClusterMetrics {
     fn waited(&self, _: NodeId, wait: Duration) {
         self.observe_pool_wait(wait);
+    }
+
+    fn evicted(&self, _: NodeId, cause: EvictionCause) {
+        self.count_eviction(cause);
     }
 
     fn counted(&self, node: NodeId, counts: PoolCounts) {
@@ -154,6 +164,7 @@ pub struct Unobserved;
 impl PoolObserver for Unobserved {
     fn waited(&self, _: NodeId, _: Duration) {}
     fn counted(&self, _: NodeId, _: PoolCounts) {}
+    fn evicted(&self, _: NodeId, _: EvictionCause) {}
 }
 
 /// What all pools of a cluster share.
@@ -216,7 +227,7 @@ impl Pools {
         &self,
         key: &PoolKey,
         login: &NodeLogin,
-        preference: Preference,
+        preference: &Preference,
         now: Instant,
     ) -> Result<Lease, CheckoutError> {
         let pool = self.node(key.node)?.pool(&self.shared, key)?;
@@ -225,7 +236,7 @@ impl Pools {
 
     /// Like [`Self::checkout`], but only an idle connection; never waits, never opens one.
     /// To be called inside the runtime of the preferred worker, as [`Self::checkout`] is.
-    pub fn checkout_idle(&self, key: &PoolKey, preference: Preference) -> Option<Lease> {
+    pub fn checkout_idle(&self, key: &PoolKey, preference: &Preference) -> Option<Lease> {
         let pool = self.node(key.node).ok()?.find(&key.database, &key.user)?;
         pool.checkout_idle(&key.startup, preference)
     }

@@ -58,7 +58,7 @@ impl Pool {
         self: &Arc<Self>,
         startup: &Arc<StartupParameters>,
         login: &NodeLogin,
-        preference: Preference,
+        preference: &Preference,
         now: Instant,
     ) -> Result<Lease, CheckoutError> {
         loop {
@@ -85,7 +85,7 @@ impl Pool {
     pub(super) fn checkout_idle(
         self: &Arc<Self>,
         startup: &StartupParameters,
-        preference: Preference,
+        preference: &Preference,
     ) -> Option<Lease> {
         loop {
             let idle = {
@@ -105,9 +105,9 @@ impl Pool {
 
     /// What is there at once, or a place in the queue.
     fn take(
-        &self,
+        self: &Arc<Self>,
         startup: &Arc<StartupParameters>,
-        preference: Preference,
+        preference: &Preference,
     ) -> Result<Taken, CheckoutError> {
         let mut state = self.lock();
         if self.life.is_closed() {
@@ -121,7 +121,10 @@ impl Pool {
         if state.waiters.len() >= WAITERS_PER_POOL {
             return Err(CheckoutError::TooManyWaiters);
         }
-        Ok(state.enqueue(startup, preference))
+        let taken = state.enqueue(startup, preference);
+        // What is idle will not do for those who wait already, and may do for this one.
+        self.hand_over(state);
+        Ok(taken)
     }
 
     /// Waits for the turn of `ticket`.
@@ -248,7 +251,8 @@ impl Pool {
             Offer::Idle(connection) => Turn::Idle(Lease::new(connection, place(PlaceUse::Leased))),
             Offer::Open(evicted) => {
                 if let Some(evicted) = evicted {
-                    evicted.terminate();
+                    self.shared.observer.evicted(self.node, evicted.cause);
+                    evicted.connection.terminate();
                 }
                 Turn::Open(place(PlaceUse::Opening))
             }

@@ -9,10 +9,15 @@ use tokio::sync::oneshot;
 use super::lease::{Lease, Place, PlaceUse};
 use super::{PoolCounts, Preference};
 use crate::backend::connection::{BackendConnection, ReportedParameters, WorkerId};
+use crate::backend::custom::Suit;
 use crate::backend::home::{Home, Residence};
 use crate::backend::startup::StartupParameters;
 use crate::config::PoolConfig;
 use crate::limits::{GREETINGS_PER_POOL, OPENS_PER_POOL};
+use crate::metrics::EvictionCause;
+
+/// How many of those who wait are looked at for a connection that will not do for the first.
+const WAITERS_LOOKED_AT: usize = 16;
 
 /// An idle connection; boxed, because it goes from hand to hand.
 type Idle = Box<BackendConnection>;
@@ -68,7 +73,14 @@ pub(super) enum Offer {
     /// An idle connection.
     Idle(Box<BackendConnection>),
     /// A free place, made by closing this connection if there is one.
-    Open(Option<Box<BackendConnection>>),
+    Open(Option<Evicted>),
+}
+
+/// An idle connection that makes room.
+#[derive(Debug)]
+pub(super) struct Evicted {
+    pub(super) connection: Box<BackendConnection>,
+    pub(super) cause: EvictionCause,
 }
 
 /// The pool's answer to a session that needs a home.
@@ -112,7 +124,7 @@ impl State {
     pub(super) fn offer(
         &mut self,
         startup: &StartupParameters,
-        preference: Preference,
+        preference: &Preference,
         config: &PoolConfig,
     ) -> Option<Offer> {
         let best = self.best_idle(startup, preference);
@@ -121,23 +133,24 @@ impl State {
         {
             return Some(Offer::Idle(self.idle.remove(at)));
         }
-        if let Some(place) = self.open_place(config) {
+        if let Some(place) = self.open_place(startup, config) {
             return Some(place);
         }
         if let Some((at, _)) = best {
             return Some(Offer::Idle(self.idle.remove(at)));
         }
-        // All that are idle have other start-up parameters: the least recently used one makes room.
+        // None that is idle will do, for its start-up parameters or the names that exist there: the least
+        // recently used one makes room.
         if self.opening >= OPENS_PER_POOL || self.idle.is_empty() {
             return None;
         }
         self.opening += 1;
-        Some(Offer::Open(Some(self.idle.remove(0))))
+        Some(Offer::Open(Some(self.evict(0, startup))))
     }
 
     /// A place for a new connection that costs nobody its home: a free one, or that of an idle
     /// connection that is nobody's. For when none of these has the wanted start-up parameters.
-    fn open_place(&mut self, config: &PoolConfig) -> Option<Offer> {
+    fn open_place(&mut self, startup: &StartupParameters, config: &PoolConfig) -> Option<Offer> {
         if self.opening >= OPENS_PER_POOL {
             return None;
         }
@@ -146,10 +159,21 @@ impl State {
             None
         } else {
             let unowned = self.idle.iter().position(|idle| !idle.anchor.is_owned())?;
-            Some(self.idle.remove(unowned))
+            Some(self.evict(unowned, startup))
         };
         self.opening += 1;
         Some(Offer::Open(evicted))
+    }
+
+    /// Takes out an idle connection that will not do for a session with these start-up parameters.
+    fn evict(&mut self, at: usize, startup: &StartupParameters) -> Evicted {
+        let connection = self.idle.remove(at);
+        let cause = if *connection.startup == *startup {
+            EvictionCause::Options
+        } else {
+            EvictionCause::Startup
+        };
+        Evicted { connection, cause }
     }
 
     /// A home for one more session.
@@ -167,7 +191,7 @@ impl State {
             None => None,
         };
         if self.waiters.is_empty()
-            && let Some(place) = self.open_place(config)
+            && let Some(place) = self.open_place(startup, config)
         {
             return Claim::Open(place);
         }
@@ -213,7 +237,7 @@ impl State {
     pub(super) fn take_idle(
         &mut self,
         startup: &StartupParameters,
-        preference: Preference,
+        preference: &Preference,
     ) -> Option<Idle> {
         let (at, _) = self.best_idle(startup, preference)?;
         Some(self.idle.remove(at))
@@ -222,27 +246,30 @@ impl State {
     fn best_idle(
         &self,
         startup: &StartupParameters,
-        preference: Preference,
+        preference: &Preference,
     ) -> Option<(usize, Liking)> {
         let best_possible = match (preference.home, preference.last) {
             (Some(_), _) => Liking::Home,
             (None, Some(_)) => Liking::UsedLast,
             (None, None) => Liking::OwnWorkers,
         };
-        let mut best: Option<(usize, Liking)> = None;
+        let mut best: Option<(usize, Liking, Suit)> = None;
         for (at, idle) in self.idle.iter().enumerate().rev() {
             let liking = Liking::of(idle, preference);
             // Parameters are compared only where it matters: most candidates are no improvement.
-            let improves = best.is_none_or(|(_, best)| liking > best);
+            let suit = preference.names.suit(&idle.custom.possible);
+            let improves = best.is_none_or(|(_, best, suited)| (liking, suit) > (best, suited));
             let fits = improves && idle.anchor.is_for(preference.home);
-            if fits && *idle.startup == *startup {
-                best = Some((at, liking));
-                if liking >= best_possible {
+            if fits && *idle.startup == *startup && preference.names.accept(&idle.custom.possible) {
+                best = Some((at, liking, suit));
+                // Of a worker's connections there are several, of the others one.
+                let alone = best_possible > Liking::OwnWorkers;
+                if liking >= best_possible && (alone || suit == Suit::Same) {
                     break;
                 }
             }
         }
-        best
+        best.map(|(at, liking, _)| (at, liking))
     }
 
     /// Every idle connection; what they reported is forgotten too.
@@ -266,7 +293,7 @@ impl State {
     pub(super) fn enqueue(
         &mut self,
         startup: &Arc<StartupParameters>,
-        preference: Preference,
+        preference: &Preference,
     ) -> Taken {
         let (turn, receiver) = oneshot::channel();
         let ticket = self.next_ticket;
@@ -274,7 +301,7 @@ impl State {
         self.waiters.push_back(Waiter {
             ticket,
             startup: Arc::clone(startup),
-            preference,
+            preference: preference.clone(),
             turn,
         });
         Taken::Later(ticket, receiver)
@@ -292,12 +319,32 @@ impl State {
         config: &PoolConfig,
     ) -> Option<(oneshot::Sender<Turn>, Offer)> {
         let next = self.waiters.pop_front()?;
-        let offer = self.offer(&next.startup, next.preference, config);
+        let offer = self.offer(&next.startup, &next.preference, config);
         let Some(offer) = offer else {
             self.waiters.push_front(next);
-            return None;
+            return self.later_turn();
         };
         Some((next.turn, offer))
+    }
+
+    /// Somebody behind the first of those who wait, for whom there is an idle connection that will not do for
+    /// the first.
+    fn later_turn(&mut self) -> Option<(oneshot::Sender<Turn>, Offer)> {
+        if self.idle.is_empty() {
+            return None;
+        }
+        let mut later = self
+            .waiters
+            .iter()
+            .enumerate()
+            .skip(1)
+            .take(WAITERS_LOOKED_AT);
+        let (at, idle) = later.find_map(|(at, waiter)| {
+            let best = self.best_idle(&waiter.startup, &waiter.preference);
+            best.map(|(idle, _)| (at, idle))
+        })?;
+        let waiter = self.waiters.remove(at)?;
+        Some((waiter.turn, Offer::Idle(self.idle.remove(idle))))
     }
 
     /// A place is not used any more.
@@ -353,7 +400,7 @@ impl State {
 }
 
 impl Liking {
-    fn of(idle: &BackendConnection, preference: Preference) -> Self {
+    fn of(idle: &BackendConnection, preference: &Preference) -> Self {
         let is_own = idle.worker == preference.worker;
         if preference
             .home

@@ -1,5 +1,6 @@
 mod bench;
 mod homes;
+mod options;
 
 use std::io;
 use std::sync::Mutex;
@@ -97,7 +98,7 @@ async fn a_newcomer_does_not_overtake_the_queue() {
     give_back(held);
     // The connection has been handed over although its new owner has not run yet.
     assert_eq!(bench.counts(), counts(0, 1, 0, 0));
-    let idle = bench.pools.checkout_idle(&key("x"), preferring(None, 0));
+    let idle = bench.pools.checkout_idle(&key("x"), &preferring(None, 0));
     assert!(idle.is_none());
     drop(done(waiter).await.unwrap());
 }
@@ -280,7 +281,8 @@ async fn an_unreachable_node_is_a_connect_error_and_takes_no_place() {
         ..key("x")
     };
     let login = NodeLogin::new(Proof::Nothing);
-    let error = pools.checkout(&unknown, &login, preferring(None, 0), Instant::now());
+    let preference = preferring(None, 0);
+    let error = pools.checkout(&unknown, &login, &preference, Instant::now());
     assert!(matches!(error.await, Err(CheckoutError::UnknownNode)));
 }
 

@@ -12,8 +12,8 @@ use super::{ANY_TIME, count, listen, tls};
 use crate::config::limits::{CLUSTERS, NAME_BYTES, NODES_PER_CLUSTER};
 use crate::config::raw::{Faults, Field, Misfit, Section};
 use crate::config::{
-    ClusterConfig, DatabasePattern, MOVING_ENDPOINT, MonitorConfig, NodeConfig, PoolConfig,
-    PoolMode, RoleLookup, Secret, UserPassword,
+    ClusterConfig, DatabasePattern, MOVING_ENDPOINT, MonitorConfig, NodeConfig, OptionNames,
+    PoolConfig, PoolMode, RoleLookup, Secret, SequenceNumbers, UserPassword,
 };
 
 /// The longest host name (RFC 1035, section 2.3.4), in bytes.
@@ -372,6 +372,8 @@ fn pool(field: &Field<'_>) -> PoolConfig {
         idle_timeout: Duration::from_secs(600),
         max_lifetime: Duration::from_secs(3_600),
         checkout_timeout: Duration::from_secs(5),
+        option_names: OptionNames::Own,
+        sequence_numbers: SequenceNumbers::OnceAsked,
     };
     let Some(section) = field.section() else {
         return pool;
@@ -395,6 +397,17 @@ fn pool(field: &Field<'_>) -> PoolConfig {
     }
     if let Some(timeout) = time("checkout_timeout", ANY_TIME) {
         pool.checkout_timeout = timeout;
+    }
+    let names = [("own", OptionNames::Own), ("shared", OptionNames::Shared)];
+    if let Some(names) = section.field("option_names").word(&names) {
+        pool.option_names = names;
+    }
+    let numbers = [
+        ("once_asked", SequenceNumbers::OnceAsked),
+        ("always", SequenceNumbers::Always),
+    ];
+    if let Some(numbers) = section.field("sequence_numbers").word(&numbers) {
+        pool.sequence_numbers = numbers;
     }
     section.finish();
     pool

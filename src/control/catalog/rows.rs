@@ -13,8 +13,8 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 
 use self::queries::{
-    CALLS, CASTS, CHILDREN, COMPARISON_FUNCTIONS, EVENT_TRIGGERS, FUNCTIONS, ODD_COLUMNS,
-    OPERATORS, PREPARE, QUIET_PROCEDURES, READABLE, REFERENCES, RELATIONS, SOURCES,
+    ASKING_CODE, CALLS, CASTS, CHILDREN, COMPARISON_FUNCTIONS, EVENT_TRIGGERS, FUNCTIONS,
+    ODD_COLUMNS, OPERATORS, PREPARE, QUIET_PROCEDURES, READABLE, REFERENCES, RELATIONS, SOURCES,
     SOURCES_OF_REFERENCES, TYPES, VERSIONS,
 };
 use super::CatalogError;
@@ -69,9 +69,10 @@ const PARTED: [(&str, &str); 6] = [
 ];
 
 /// What every load asks beside that.
-const WHOLE: [&str; 7] = [
+const WHOLE: [&str; 8] = [
     SOURCES,
     QUIET_PROCEDURES,
+    ASKING_CODE,
     ODD_COLUMNS,
     COMPARISON_FUNCTIONS,
     CHILDREN,
@@ -336,6 +337,13 @@ impl<'a> Reading<'a> {
         }
         for row in self.rows("procedures", QUIET_PROCEDURES).await? {
             builder.quiet_procedure(row.try_get(0).map_err(broken)?);
+        }
+        if !self
+            .rows("sources of functions", ASKING_CODE)
+            .await?
+            .is_empty()
+        {
+            builder.code_that_asks_for_settings();
         }
         for row in self.rows("columns", ODD_COLUMNS).await? {
             builder.odd_column(row.try_get(0).map_err(broken)?);

@@ -17,7 +17,7 @@ use super::{
     RelationRow, RelationVerdict, SchemaId, TypeRow, Volatility,
 };
 use crate::core::residue::SettingNames;
-use crate::core::statement::{PinReason, Reason};
+use crate::core::statement::{Asks, PinReason, Reason};
 
 /// What refers to something else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +93,7 @@ pub struct CatalogBuilder {
     supported: Vec<u32>,
     odd_columns: HashSet<u32>,
     quiet_procedures: HashSet<Box<str>>,
+    asks_for_options: Asks,
     event_triggers: EventTriggers,
 }
 
@@ -216,6 +217,7 @@ impl CatalogBuilder {
             settings: std::mem::take(&mut self.settings),
             used: self.used(),
             quiet_procedures: std::mem::take(&mut self.quiet_procedures),
+            asks_for_options: self.asks_for_options(),
             event_triggers: self.event_triggers,
             type_names: self.type_names(),
             bent: self.bent(),

@@ -103,6 +103,16 @@ impl Catalog {
         )
     }
 
+    /// Whether DDL has touched any routine whose name is known.
+    pub fn doubts_some_routine(&self) -> bool {
+        match &self.doubt {
+            Doubt::Nothing | Doubt::Everything => false,
+            Doubt::Names(names) => names
+                .values()
+                .any(|kind| matches!(kind, TouchedKind::NewRoutine | TouchedKind::Routine)),
+        }
+    }
+
     /// Whether no procedure of this name runs DDL. What an older catalog says of that holds until the
     /// name itself is touched.
     pub fn runs_no_ddl(&self, procedure: &str) -> bool {

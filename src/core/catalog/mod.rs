@@ -19,7 +19,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::core::residue::SettingNames;
-use crate::core::statement::{PinReason, Reason};
+use crate::core::statement::{Asks, PinReason, Reason};
 
 pub use build::{CatalogBuilder, Source, Target};
 
@@ -59,6 +59,8 @@ struct Known {
     used: HashSet<Box<str>>,
     /// Names of procedures of which none runs DDL.
     quiet_procedures: HashSet<Box<str>>,
+    /// Whether code in the database asks for settings by name.
+    asks_for_options: Asks,
     event_triggers: EventTriggers,
     type_names: TypeNames,
     bent: Bent,
@@ -277,6 +279,11 @@ impl Catalog {
     /// The catalog of a database in which nobody has created anything (PostgreSQL 15).
     pub fn of_empty_database() -> &'static Self {
         builtin::empty_database_catalog()
+    }
+
+    /// Whether functions, views, policies, triggers or defaults ask for settings by name.
+    pub fn asks_for_options(&self) -> Asks {
+        self.known.asks_for_options
     }
 
     /// Placeholders that functions may set, those that triggers call included.

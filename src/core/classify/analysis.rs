@@ -7,6 +7,7 @@ use super::dispatch::{self, StatementFacts};
 use super::hint::{self, Place};
 use super::lexer::{Kind, Lexer, Piece, Span};
 use super::limits::{CLASSIFY_KEPT_TOKENS, CLASSIFY_SCAN_BYTES, CLASSIFY_STATEMENTS};
+use super::options::StatementOptions;
 use super::references::Origin;
 use crate::core::statement::{Hint, Reason, RoutePrimary, SessionEffect};
 use crate::limits::CLASSIFY_TEXT_BYTES;
@@ -228,7 +229,7 @@ impl<'a> Collector<'a> {
         if pieces.is_empty() {
             return;
         }
-        let facts = match self.extent {
+        let mut facts = match self.extent {
             Extent::Whole => {
                 let facts = dispatch::statement(self.sql, &pieces);
                 if facts.session == SessionEffect::None && counters::are_named(&pieces) {
@@ -240,6 +241,7 @@ impl<'a> Collector<'a> {
             Extent::Heads if overflowed => StatementFacts::doubtful(Reason::TooLong),
             Extent::Heads => dispatch::statement(self.sql, &pieces).cut_short(),
         };
+        facts.options = StatementOptions::of(self.sql, &pieces);
         self.statements.push(facts);
     }
 

@@ -19,13 +19,22 @@ pub enum Held<'a> {
 /// anything up, and beside temporary objects it is made of tables with plain values, of the server's own
 /// types, and of functions that look no names up.
 pub fn is_apart_from(held: Held<'_>, analysis: &Analysis, catalog: &Catalog) -> bool {
-    let apart = |facts: &StatementFacts| match facts.proof {
+    let mut statements = analysis.statements.iter();
+    statements.all(|facts| is_statement_apart(held, facts, catalog))
+}
+
+/// The same of one statement.
+pub(super) fn is_statement_apart(
+    held: Held<'_>,
+    facts: &StatementFacts,
+    catalog: &Catalog,
+) -> bool {
+    match facts.proof {
         Proof::Query => is_apart(held, &facts.references, catalog),
         Proof::Read(_) => true,
         // Of tokens alone it is not known what is named how.
         Proof::Tokens | Proof::Write(_) | Proof::Definition(_) => false,
-    };
-    analysis.statements.iter().all(apart)
+    }
 }
 
 fn is_apart(held: Held<'_>, references: &References, catalog: &Catalog) -> bool {

@@ -3,6 +3,7 @@
 use super::copy::copy;
 use super::ddl;
 use super::lexer::Piece;
+use super::options::StatementOptions;
 use super::query;
 use super::references::{self, Form, References};
 use super::route;
@@ -22,6 +23,8 @@ pub(super) struct StatementFacts {
     pub(super) references: References,
     /// Placeholders that it may set.
     pub(super) configures: SettingNames,
+    /// What it has to do with customized options.
+    pub(super) options: StatementOptions,
 }
 
 /// Whether the statement can be a read.
@@ -49,6 +52,7 @@ impl StatementFacts {
             catalog: CatalogEffect::None,
             references,
             configures: SettingNames::default(),
+            options: StatementOptions::default(),
         }
     }
 

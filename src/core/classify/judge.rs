@@ -2,6 +2,7 @@
 
 use super::analysis::Analysis;
 use super::dispatch::{Proof, StatementFacts};
+use super::options;
 use super::references::is_grammar_form;
 use super::references::{Comparisons, Form, FunctionUse, Name, Origin, References, RelationUse};
 use crate::core::catalog::{Catalog, FunctionVerdict, OperatorVerdict, RelationVerdict};
@@ -37,6 +38,7 @@ pub fn judge(
         reason: strictest.map_or(Reason::Empty, |verdict| verdict.reason),
         catalog: effect,
         hint: analysis.hint.clone(),
+        options: options::judged(analysis, catalog),
         statements,
     };
     if analysis.hint.route_primary.is_some() && classification.access == AccessMode::ReadOnly {
@@ -333,7 +335,7 @@ fn names_anything(references: &References) -> bool {
 }
 
 /// Whether DDL has touched something that is named, or that is reached by what is named.
-fn is_doubtful(catalog: &Catalog, references: &References) -> bool {
+pub(super) fn is_doubtful(catalog: &Catalog, references: &References) -> bool {
     let mut relations = references.relations.iter();
     relations.any(|relation| catalog.doubts_relation(&relation.name.name))
         || references

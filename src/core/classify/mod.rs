@@ -44,6 +44,7 @@ mod limits;
 #[cfg(any(test, fuzzing))]
 mod looks;
 mod normalise;
+mod options;
 mod query;
 mod references;
 mod route;

@@ -9,7 +9,7 @@ use crate::core::statement::{
 };
 
 /// The prefix of pgweir's own settings.
-const PROXY_PREFIX: &str = "pgweir.";
+pub(super) const PROXY_PREFIX: &str = "pgweir.";
 
 /// What a statement of this family does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,7 +126,7 @@ fn is_assignment(piece: &Piece<'_>) -> bool {
 }
 
 /// The lower-case name at the start of `pieces`, and how many of them it takes.
-fn setting_name(pieces: &[Piece<'_>]) -> (String, usize) {
+pub(super) fn setting_name(pieces: &[Piece<'_>]) -> (String, usize) {
     let mut name = String::new();
     let mut used = 0;
     for piece in pieces {

@@ -141,6 +141,18 @@ fn a_path_that_makes_what_is_created_temporary_binds() {
 }
 
 #[test]
+fn options_exist_without_a_value_too_and_not_where_they_were_never_used() {
+    let mut residue = Residue::default();
+    residue.add("set:app.tenant", Some("7"), "app");
+    residue.add("set:app.RESET", Some(""), "app");
+    residue.add("set:app.never", None, "app");
+    residue.add("set:work_mem", Some("1MB"), "app");
+    assert_eq!(residue.options, ["app.tenant", "app.reset"]);
+    let names: Vec<_> = residue.settings.iter().map(|(name, _)| &**name).collect();
+    assert_eq!(names, ["app.tenant", "work_mem"]);
+}
+
+#[test]
 fn placeholders_are_asked_for_as_literals() {
     let sql = query(&["a.b".to_owned(), "x'; DROP".to_owned()]);
     assert!(

@@ -12,6 +12,7 @@ use super::plan::Plan;
 use super::state::Counters;
 use super::{Session, SessionEnd};
 use crate::backend::state::{AppliedSettings, HIDDEN};
+use crate::config::SequenceNumbers;
 use crate::core::residue::{
     NAMES_LIMIT, Others, Reads, Residue, SOURCES, SOURCES_LIMIT, SettingNames, Wear, query,
 };
@@ -71,7 +72,7 @@ impl Session {
     /// Pins generously: a statement that failed may have left something behind too.
     pub(super) fn note_pins(&mut self, plan: &Plan, link: &Link) {
         for statement in plan.executed.iter().flat_map(|text| text.statements.iter()) {
-            if self.learned.asks_sequences() && may_draw(statement.reason) {
+            if self.keeps_numbers() && may_draw(statement.reason) {
                 self.pin_for_good(PinReason::Sequence);
             }
             match &statement.session {
@@ -113,6 +114,12 @@ impl Session {
         if plan.needs == super::plan::Needs::Primary && link.route.role == NodeRole::Primary {
             self.suspect(PinReason::ServerResource, &SettingNames::default());
         }
+    }
+
+    /// Whether a connection is kept on which a number of a sequence may have been drawn.
+    fn keeps_numbers(&self) -> bool {
+        self.cluster.config.pool.sequence_numbers == SequenceNumbers::Always
+            || self.learned.asks_sequences()
     }
 
     /// Pins the session until the node says that nothing was left behind.
@@ -198,6 +205,7 @@ impl Session {
         let names = self.names_to_ask(&doubt, link).await?;
         if names.others == Others::Some || names.names.len() > NAMES_LIMIT {
             self.pin_for_good(PinReason::Setting);
+            self.note_other_options(link);
         } else {
             self.ask_residue(&names, &doubt, link).await?;
         }
@@ -260,8 +268,10 @@ impl Session {
         match (doubt.code, catalog) {
             // Without any catalog, as in a database that has too much for one, nobody looks for them.
             (Code::None, _) | (Code::Ran | Code::UnknownRan, None) => {}
-            (Code::Ran, Some(catalog)) => names = names.and(catalog.settings_of_functions()),
-            (Code::UnknownRan, Some(_)) => {
+            (Code::Ran, Some(catalog)) if !catalog.doubts_some_routine() => {
+                names = names.and(catalog.settings_of_functions());
+            }
+            (Code::Ran | Code::UnknownRan, Some(_)) => {
                 names = names.and(&self.settings_of_functions(link).await?);
             }
         }
@@ -302,6 +312,7 @@ impl Session {
             reads: residue.reads,
         });
         self.held = residue.names;
+        self.note_found(&residue.options, link);
         let mut settings = AppliedSettings(residue.settings.into_iter().collect());
         let wanted = Arc::new(settings.clone());
         if doubt.code != Code::None && self.pin.is_some() {

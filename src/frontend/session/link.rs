@@ -23,6 +23,7 @@ pub(super) use super::pause::{LinkError, Pause, Until};
 use super::settle::Batch;
 use super::spare::LinkMemory;
 use crate::backend::connection::ReportedParameters;
+use crate::backend::custom::Novelty;
 use crate::backend::pool::Lease;
 use crate::backend::state::AppliedSettings;
 use crate::core::audit::Belief;
@@ -216,6 +217,7 @@ impl Link {
     pub(super) fn give_back(mut self, now: Instant) -> LinkMemory {
         // Behind the client's last answer, a query of pgweir's own may have changed some.
         self.take_in_reports();
+        self.lease.custom.novelty = Novelty::Seen;
         if self.trust == Trust::Clean {
             self.lease.give_back(now);
         }

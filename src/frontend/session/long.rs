@@ -40,6 +40,7 @@ impl Session {
             return self.drop_stray(length).await;
         }
         let arrived = now();
+        self.look_at_unread_options();
         let mut link = match self.link.take() {
             Some(link) if link.route.role == NodeRole::Replica => {
                 return Err(SessionEnd::Fatal(super::replica_block::REFUSED));

@@ -28,6 +28,7 @@ mod link;
 mod long;
 mod named;
 mod names;
+mod options;
 mod outgoing;
 mod own;
 mod parked;
@@ -60,6 +61,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use crate::backend::cancel::CancelTarget;
 use crate::backend::connection::{ConnectionId, ReportedParameters, WorkerId};
+use crate::backend::custom::WantedNames;
 use crate::backend::home::Home;
 use crate::backend::pool::{PoolHandle, PoolKey};
 use crate::backend::startup::StartupParameters;
@@ -199,6 +201,8 @@ pub struct Session {
     spare_plan: Plan,
     /// Decides between equal replicas.
     picks: u64,
+    /// Customized options that the segment is to find.
+    wanted_options: WantedNames,
     /// A place among the displaced reads on the primary, from the choice to the connection.
     spilled: Option<OwnedSemaphorePermit>,
     /// Settings of the startup packet, until the greeting has checked them.
@@ -310,6 +314,7 @@ impl Session {
             spare: LinkMemory::default(),
             spare_plan: Plan::default(),
             picks: rand::random(),
+            wanted_options: WantedNames::default(),
             spilled: None,
             startup_settings: parts.settings,
         }

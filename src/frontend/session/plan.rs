@@ -6,8 +6,8 @@ use std::sync::Arc;
 use crate::core::router::{RouteReason, Target};
 use crate::core::segment::{Begun, target};
 use crate::core::statement::{
-    AccessMode, CatalogEffect, Classification, Consistency, Hint, PinReason, Reason, SessionEffect,
-    StatementVerdict, TransactionControl,
+    AccessMode, Asks, CatalogEffect, Classification, Consistency, Hint, OptionUse, PinReason,
+    Reason, SessionEffect, StatementVerdict, TransactionControl,
 };
 use crate::frontend::classification::CachedText;
 use crate::frontend::error::ProxyError;
@@ -375,6 +375,10 @@ pub(super) fn unread(catalog: CatalogEffect) -> Arc<Classification> {
         statements: Box::new([verdict]),
         catalog,
         hint: Hint::default(),
+        options: OptionUse {
+            asks: Asks::Code,
+            ..OptionUse::default()
+        },
     })
 }
 

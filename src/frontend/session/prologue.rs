@@ -41,6 +41,7 @@ impl Session {
     /// Gives the connection the session's settings and the block that it is in: with the next
     /// [`Session::send`] where the segment allows that, else now.
     pub(super) async fn prepare(&mut self, link: &mut Link, plan: &Plan) -> Result<(), Unprepared> {
+        self.provide_options(link).await?;
         let (has, wants) = (&link.lease.settings, &self.state.settings);
         // What the first of several segments undoes, the second must still find.
         let joined = plan.ends.is_empty()
@@ -69,6 +70,7 @@ impl Session {
             if changes.is_empty() {
                 link.lease.settings = Arc::clone(&self.state.settings);
             } else {
+                self.note_given_options(link);
                 link.prologue.extend(changes);
                 link.replayed = Some(Arc::clone(&self.state.settings));
             }
@@ -107,6 +109,7 @@ impl Session {
         }
         let changes = AppliedSettings::plan(&link.lease.settings, &self.state.settings);
         link.scanner.compare = Compare::Yes;
+        self.note_given_options(link);
         if !changes.is_empty() && !self.run_own(link, &changes.join(";")).await {
             return Err(Unprepared);
         }

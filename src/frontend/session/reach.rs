@@ -9,6 +9,7 @@ use super::attempt::Failure;
 use super::link::Link;
 use super::{Recent, Session, SessionEnd, now};
 use crate::backend::cancel::CancelTarget;
+use crate::backend::custom::NamesScope;
 use crate::backend::home::Home;
 use crate::backend::pool::{CheckoutError, Lease, Preference};
 use crate::core::router::{Route, RouteRequest};
@@ -54,7 +55,10 @@ impl Session {
         let mut link = opened
             .map_err(end)?
             .map_err(|error| SessionEnd::from_checkout(&error))?;
-        let prepared = self.adjust(&mut link).await;
+        let prepared = match self.provide_options(&mut link).await {
+            Ok(()) => self.adjust(&mut link).await,
+            lost @ Err(_) => lost,
+        };
         if prepared.is_err() || self.begin_now(&mut link).await.is_err() {
             return Err(ProxyError::ConnectionLost.into());
         }
@@ -73,22 +77,29 @@ impl Session {
         self.key.node = route.node;
         let recent = self.recent.iter().find(|recent| recent.node == route.node);
         let home = self.home.as_ref().map(Home::key);
+        if self.wanted_options.scope != NamesScope::Any {
+            self.wanted_options.of_all = self.learned.options.of_all(&self.key);
+        }
         let preference = Preference {
             // It is nowhere else, and would be looked for in vain.
             home: home.filter(|_| route.role == NodeRole::Primary),
             last: recent.map(|recent| recent.connection),
             worker: self.worker.id,
+            names: self.wanted_options.clone(),
         };
         let login = &self.user.login;
         let lease = match recent {
             Some(recent) => {
                 let startup = &self.key.startup;
-                recent.pool.checkout(startup, login, preference, at).await?
+                recent
+                    .pool
+                    .checkout(startup, login, &preference, at)
+                    .await?
             }
             None => {
                 self.cluster
                     .pools
-                    .checkout(&self.key, login, preference, at)
+                    .checkout(&self.key, login, &preference, at)
                     .await?
             }
         };

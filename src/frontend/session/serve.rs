@@ -76,6 +76,7 @@ impl Session {
         {
             return self.refuse(&error, extent).await;
         }
+        self.look_at_options(&plan, extent.end);
         self.take_up(&plan, extent);
         let node_waits = |link: &Link| {
             let for_sync = link.batch == Batch::Open && extent.end == SegmentEnd::Sync;
@@ -96,10 +97,7 @@ impl Session {
             }
         }
         if std::mem::take(&mut self.next) == Next::Coupled && !is_held {
-            if self.inbound.is_full() {
-                self.read_ahead().await;
-            }
-            self.couple(&mut plan, &mut extent);
+            self.take_along(&mut plan, &mut extent).await;
         }
         match self.link.take() {
             Some(link) => self.serve_linked(link, &plan, extent).await?,
@@ -299,6 +297,9 @@ impl Session {
             return self.leave_replica(link, plan, extent).await;
         };
         link.route.reason = reason;
+        if self.block.is_none() && link.is_quiet() && link.batch == Batch::Closed {
+            self.provide_options_here(&mut link).await?;
+        }
         self.use_names(&mut link, plan).await?;
         self.send(&mut link, plan, extent, Hold::Released)?;
         self.inbound.consume(extent.length);

@@ -130,6 +130,7 @@ impl Session {
             block.discarded = Discarded::Yes;
         }
         self.note_pins(plan, &link);
+        self.note_options(plan, &mut link);
         let outcome = link.scanner.outcome;
         if was_open || is_open || !leaves_nothing(plan, outcome) {
             self.change_catalog(plan, &block.catalog, outcome);

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::backend::custom::CustomNames;
 use crate::backend::state::{AppliedSettings, ROLE, SESSION_AUTHORIZATION};
 use crate::core::causality::keys::usable_key;
 use crate::core::guarantee::SessionGuarantee;
@@ -23,6 +24,8 @@ pub(super) struct SessionState {
     pub(super) guarantee: SessionGuarantee,
     /// Settings that every connection it uses must have.
     pub(super) settings: Arc<AppliedSettings>,
+    /// Names of customized options that it has used.
+    pub(super) custom: CustomNames,
     /// Its named prepared statements.
     pub(super) statements: NamedStatements,
     /// Its unnamed prepared statement.

@@ -23,8 +23,19 @@ const TRAIN_SEGMENTS: usize = 256;
 const TRAIN_BYTES: usize = 64 * 1024;
 
 impl Session {
+    /// Adds the whole segments behind the first one that may go with it and have arrived.
+    pub(super) async fn take_along(&mut self, plan: &mut Plan, extent: &mut Extent) {
+        if self.inbound.is_full() {
+            self.read_ahead().await;
+        }
+        self.couple(plan, extent);
+        if !plan.ends.is_empty() {
+            self.look_at_options(plan, extent.end);
+        }
+    }
+
     /// Reads what the client has sent already beyond a full buffer, so that it may go with the rest.
-    pub(super) async fn read_ahead(&mut self) {
+    async fn read_ahead(&mut self) {
         while self.inbound.is_full() && self.inbound.filled().len() < TRAIN_BYTES {
             self.inbound.grow(TRAIN_BYTES);
             let (inbound, client) = (&mut self.inbound, &mut self.client);
@@ -39,7 +50,7 @@ impl Session {
     }
 
     /// Adds the whole segments behind the first one that may go with it.
-    pub(super) fn couple(&self, plan: &mut Plan, extent: &mut Extent) {
+    fn couple(&self, plan: &mut Plan, extent: &mut Extent) {
         let is_last = self.inbound.filled().len() <= extent.length;
         // A block on a replica may have to go on elsewhere.
         let is_still = match &self.link {

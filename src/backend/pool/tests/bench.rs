@@ -115,11 +115,16 @@ pub(super) async fn let_in(mut peer: TcpStream, pid: i32, (peers, gate, begun): 
 pub(super) struct Recorded {
     pub(super) waits: Mutex<Vec<Duration>>,
     pub(super) counts: Mutex<HashMap<NodeId, PoolCounts>>,
+    pub(super) evictions: Mutex<Vec<EvictionCause>>,
 }
 
 impl PoolObserver for Recorded {
     fn waited(&self, _: NodeId, wait: Duration) {
         self.waits.lock().unwrap().push(wait);
+    }
+
+    fn evicted(&self, _: NodeId, cause: EvictionCause) {
+        self.evictions.lock().unwrap().push(cause);
     }
 
     fn counted(&self, node: NodeId, counts: PoolCounts) {
@@ -211,6 +216,7 @@ pub(super) fn preferring(last: Option<ConnectionId>, worker: u16) -> Preference 
         home: None,
         last,
         worker,
+        names: WantedNames::default(),
     }
 }
 
@@ -222,7 +228,7 @@ pub(super) async fn checkout(
     let login = NodeLogin::with_password(Secret::new("secret"));
     let key = key(application);
     pools
-        .checkout(&key, &login, preference, Instant::now())
+        .checkout(&key, &login, &preference, Instant::now())
         .await
 }
 

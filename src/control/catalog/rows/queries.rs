@@ -15,13 +15,15 @@ pub(super) const FUNCTIONS: &str = "SELECT p.oid, n.nspname::text, p.proname::te
         AND d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass \
     LEFT JOIN pg_extension e ON e.oid = d.refobjid";
 
-/// The source of functions that may set settings: placeholders among them are listed nowhere. 2078
+/// The source of functions that may set settings, and what they are run with: placeholders among them are listed nowhere. 2078
 /// is `set_config` in the body of a function in the SQL standard's form.
 pub(super) const SOURCES: &str = "SELECT CASE WHEN p.prosqlbody IS NULL THEN p.prosrc \
         ELSE pg_get_function_sqlbody(p.oid) END \
     FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang \
     WHERE p.oid >= 16384 AND l.lanname NOT IN ('c', 'internal') \
-        AND (p.prosrc ~* '(set_config|\\mset\\M)' OR p.prosqlbody::text LIKE '%:funcid 2078 %')";
+        AND (p.prosrc ~* '(set_config|\\mset\\M)' OR p.prosqlbody::text LIKE '%:funcid 2078 %') \
+    UNION ALL SELECT concat('SET ', split_part(run.setting, '=', 1)) FROM pg_proc p, unnest(p.proconfig) AS run (setting) \
+    WHERE p.oid >= 16384";
 
 /// Procedures that run no DDL, in any schema and with whatever arguments: PL/pgSQL has to write the words
 /// for it, or EXECUTE. What the functions do that they use is not seen, as in any other statement. None
@@ -30,6 +32,19 @@ pub(super) const QUIET_PROCEDURES: &str = "SELECT p.proname::text \
     FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang \
     WHERE p.oid >= 16384 AND p.prokind = 'p' GROUP BY 1 HAVING bool_and(l.lanname = 'plpgsql' \
         AND p.prosrc !~* '(alter|call|create|drop|execute|import|reassign|\\\\)')";
+
+/// Whether functions, their arguments, operators, types, defaults, triggers, rules or constraints ask for
+/// customized options by name; what views and policies refer to is asked for anyway. 2077 and 3294 are the
+/// forms of `current_setting` (`src/include/catalog/pg_proc.dat`).
+pub(super) const ASKING_CODE: &str = "SELECT true WHERE EXISTS (SELECT FROM pg_proc WHERE oid >= 16384 \
+        AND (prosrc ~* E'(current_setting(?!\\\\s*\\\\(\\\\s*''+[a-z_]+'')|\\\\mshow\\\\s+\\\\S*[.%''])' \
+            OR concat(prosqlbody, proargdefaults) ~ ':funcid (2077|3294) ')) \
+    OR EXISTS (SELECT FROM pg_operator WHERE oprcode IN (2077, 3294)) \
+    OR EXISTS (SELECT FROM pg_type WHERE typdefaultbin::text ~ ':funcid (2077|3294) ') \
+    OR EXISTS (SELECT FROM pg_attrdef WHERE adbin::text ~ ':funcid (2077|3294) ') \
+    OR EXISTS (SELECT FROM pg_trigger WHERE tgqual::text ~ ':funcid (2077|3294) ') \
+    OR EXISTS (SELECT FROM pg_rewrite WHERE ev_type <> '1' AND concat(ev_qual, ev_action) ~ ':funcid (2077|3294) ') \
+    OR EXISTS (SELECT FROM pg_constraint WHERE conbin::text ~ ':funcid (2077|3294) ')";
 
 /// What a call of a function runs beside it: the support functions of an aggregate, and what stands in
 /// the defaults of arguments. A function is older than those whose defaults call it, unless its own

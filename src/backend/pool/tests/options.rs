@@ -1,0 +1,65 @@
+//! Connections on which sessions have used customized options.
+
+use super::*;
+use crate::backend::custom::{CustomNames, NamesScope};
+
+#[tokio::test]
+async fn where_another_sessions_option_exists_nobody_is_led_who_could_tell() {
+    let bench = Bench::new(2).await;
+    let mut lease = bench.lease().await;
+    let tainted = lease.id;
+    lease.custom.add("app.tenant");
+    let mut own = lease.custom.possible.clone();
+    give_back(lease);
+    let asking = |own: &CustomNames, scope| Preference {
+        names: WantedNames {
+            own: own.clone(),
+            scope,
+            ..WantedNames::default()
+        },
+        ..preferring(Some(tainted), 0)
+    };
+    let none = CustomNames::default();
+    for (names, scope) in [(&none, NamesScope::Any), (&own, NamesScope::Own)] {
+        let lease = checkout(&bench.pools, "x", asking(names, scope)).await;
+        let lease = lease.unwrap();
+        assert_eq!(lease.id, tainted);
+        give_back(lease);
+    }
+    let first = checkout(&bench.pools, "x", asking(&none, NamesScope::Own)).await;
+    let first = first.unwrap();
+    assert_ne!(first.id, tainted);
+    // The pool is full now: what is idle makes room.
+    let second = checkout(&bench.pools, "x", asking(&none, NamesScope::Own)).await;
+    let second = second.unwrap();
+    assert!(second.id != tainted && second.id != first.id);
+    assert_eq!(bench.counts(), counts(0, 2, 0, 0));
+    let evictions = bench.observed.evictions.lock().unwrap().clone();
+    assert_eq!(evictions, [EvictionCause::Options]);
+    own.add("app.other");
+    let (clean, begun) = (first.id, bench.node.begun());
+    give_back(first);
+    let covered = checkout(&bench.pools, "x", asking(&own, NamesScope::Own)).await;
+    assert_eq!((covered.unwrap().id, bench.node.begun()), (clean, begun));
+    drop(second);
+}
+
+#[tokio::test]
+async fn sessions_with_options_leave_connections_without_any_to_others() {
+    let bench = Bench::new(3).await;
+    let mut leases = Vec::new();
+    for _ in 0..3 {
+        leases.push(bench.lease().await);
+    }
+    let tainted = leases[0].id;
+    leases[0].custom.add("app.tenant");
+    let own = leases[0].custom.possible.clone();
+    leases.into_iter().for_each(give_back);
+    for (own, expected) in [(own, true), (CustomNames::default(), false)] {
+        let mut preference = preferring(None, 0);
+        preference.names.own = own;
+        let lease = checkout(&bench.pools, "x", preference).await.unwrap();
+        assert_eq!(lease.id == tainted, expected);
+        give_back(lease);
+    }
+}

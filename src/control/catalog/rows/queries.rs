@@ -39,12 +39,12 @@ pub(super) const QUIET_PROCEDURES: &str = "SELECT p.proname::text \
 pub(super) const ASKING_CODE: &str = "SELECT true WHERE EXISTS (SELECT FROM pg_proc WHERE oid >= 16384 \
         AND (prosrc ~* E'(current_setting(?!\\\\s*\\\\(\\\\s*''+[a-z_]+'')|\\\\mshow\\\\s+\\\\S*[.%''])' \
             OR concat(prosqlbody, proargdefaults) ~ ':funcid (2077|3294) ')) \
-    OR EXISTS (SELECT FROM pg_operator WHERE oprcode IN (2077, 3294)) \
-    OR EXISTS (SELECT FROM pg_type WHERE typdefaultbin::text ~ ':funcid (2077|3294) ') \
+    OR EXISTS (SELECT FROM pg_operator WHERE oid >= 16384 AND oprcode IN (2077, 3294)) \
+    OR EXISTS (SELECT FROM pg_type WHERE oid >= 16384 AND typdefaultbin::text ~ ':funcid (2077|3294) ') \
     OR EXISTS (SELECT FROM pg_attrdef WHERE adbin::text ~ ':funcid (2077|3294) ') \
     OR EXISTS (SELECT FROM pg_trigger WHERE tgqual::text ~ ':funcid (2077|3294) ') \
-    OR EXISTS (SELECT FROM pg_rewrite WHERE ev_type <> '1' AND concat(ev_qual, ev_action) ~ ':funcid (2077|3294) ') \
-    OR EXISTS (SELECT FROM pg_constraint WHERE conbin::text ~ ':funcid (2077|3294) ')";
+    OR EXISTS (SELECT FROM pg_rewrite WHERE oid >= 16384 AND ev_type <> '1' AND concat(ev_qual, ev_action) ~ ':funcid (2077|3294) ') \
+    OR EXISTS (SELECT FROM pg_constraint WHERE oid >= 16384 AND conbin::text ~ ':funcid (2077|3294) ')";
 
 /// What a call of a function runs beside it: the support functions of an aggregate, and what stands in
 /// the defaults of arguments. A function is older than those whose defaults call it, unless its own
@@ -66,10 +66,13 @@ pub(super) const COMPARISON_FUNCTIONS: &str =
     "SELECT DISTINCT amproc::oid FROM pg_amproc WHERE amproc::oid >= 16384";
 
 pub(super) const TYPES: &str = "SELECT t.oid, t.typname::text, t.typinput::oid, \
-        ARRAY[t.typbasetype, t.typelem, coalesce(r.rngsubtype, 0::oid)] || ARRAY( \
-            SELECT DISTINCT a.atttypid FROM pg_attribute a WHERE a.attrelid = t.typrelid \
-            AND t.typrelid <> 0 AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid >= 16384) \
-    FROM pg_type t LEFT JOIN pg_range r ON r.rngtypid = t.oid OR r.rngmultitypid = t.oid";
+        ARRAY[t.typbasetype, t.typelem, coalesce(r.rngsubtype, 0::oid)] || coalesce(a.types, '{}') \
+    FROM pg_type t \
+    LEFT JOIN (SELECT unnest(ARRAY[rngtypid, rngmultitypid]) AS type, rngsubtype FROM pg_range) r \
+        ON r.type = t.oid \
+    LEFT JOIN (SELECT attrelid, array_agg(DISTINCT atttypid) AS types FROM pg_attribute \
+        WHERE attnum > 0 AND NOT attisdropped AND atttypid >= 16384 GROUP BY 1) a \
+        ON a.attrelid = t.typrelid";
 
 pub(super) const CASTS: &str =
     "SELECT casttarget, castfunc, castcontext::text, castsource FROM pg_cast";

@@ -359,7 +359,9 @@ impl<'p, 'a> Walk<'p, 'a> {
     /// Whether the name at `at`, right of a relation and in front of `(`, is its alias or USING.
     fn may_name_columns(&self, at: usize, piece: &Piece<'_>) -> bool {
         let behind_all_of_it = self.before(at, 1).is_some_and(|before| {
-            let mark = before.is_symbol(b')') || before.kind == Kind::Operator;
+            // `relation * alias (columns)`
+            let star = before.kind == Kind::Operator && before.text == "*";
+            let mark = before.is_symbol(b')') || star;
             mark || before.is("as") || before.is("ordinality")
         });
         piece.is("using") || at == self.behind || behind_all_of_it

@@ -65,6 +65,16 @@ fn no_case_is_a_read_by_its_tokens_unless_it_is_one_by_its_tree() {
     assert!(traps().len() > 100, "{}", traps().len());
 }
 
+/// What sqlparser takes for a sample is a call to it.
+#[test]
+fn no_operator_but_a_star_stands_between_a_relation_and_its_alias() {
+    assert!(!is_more_permissive(
+        "select * from users u sample i?stem (10)"
+    ));
+    let starred = by_tokens(b"select * from users * u (a, b)");
+    assert!(starred.is_some_and(|found| is_read(&found)));
+}
+
 #[test]
 fn most_plain_reads_are_reads_by_their_tokens_alone() {
     let reads = all_cases()

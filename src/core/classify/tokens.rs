@@ -360,7 +360,7 @@ impl<'p, 'a> Walk<'p, 'a> {
     fn may_name_columns(&self, at: usize, piece: &Piece<'_>) -> bool {
         let behind_all_of_it = self.before(at, 1).is_some_and(|before| {
             // `relation * alias (columns)`
-            let star = before.kind == Kind::Operator && before.text == "*";
+            let star = at == self.behind + 1 && before.kind == Kind::Operator && before.text == "*";
             let mark = before.is_symbol(b')') || star;
             mark || before.is("as") || before.is("ordinality")
         });

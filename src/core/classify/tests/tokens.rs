@@ -68,9 +68,10 @@ fn no_case_is_a_read_by_its_tokens_unless_it_is_one_by_its_tree() {
 /// What sqlparser takes for a sample is a call to it.
 #[test]
 fn no_operator_but_a_star_stands_between_a_relation_and_its_alias() {
-    assert!(!is_more_permissive(
-        "select * from users u sample i?stem (10)"
-    ));
+    for sampled in ["i?stem (10)", "iyst*em (11)"] {
+        let sql = format!("select * from users u sample {sampled}");
+        assert!(!is_more_permissive(&sql), "{sql}");
+    }
     let starred = by_tokens(b"select * from users * u (a, b)");
     assert!(starred.is_some_and(|found| is_read(&found)));
 }

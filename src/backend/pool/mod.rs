@@ -6,7 +6,7 @@
 //! * Whoever holds a [`Lease`] is the only user of its connection. Dropping it closes the socket;
 //!   only [`Lease::give_back`] returns the connection.
 //! * Waiting is first come, first served: a connection or free place goes straight to the one who
-//!   has waited longest.
+//!   has waited longest, or if an idle connection will not do for that one, to one behind it.
 //! * A pool that is full is reported as [`CheckoutError::Timeout`] or
 //!   [`CheckoutError::TooManyWaiters`], never as a failure of the node.
 //!

@@ -172,13 +172,15 @@ fn assigned_name(pieces: &[Piece<'_>]) -> String {
 
 /// Whether the calls in a statement are run with it: not those that are explained or defined.
 fn runs_its_calls(pieces: &[Piece<'_>]) -> bool {
-    let head = || pieces.iter().take(4);
     let explained = pieces.first().is_some_and(|first| first.is("explain"))
         && !pieces
             .iter()
             .any(|piece| piece.is("analyze") || piece.is("analyse"));
     let defined = pieces.first().is_some_and(|first| first.is("create"))
-        && head().any(|piece| piece.is("function") || piece.is("procedure"));
+        && pieces
+            .iter()
+            .take(4)
+            .any(|piece| piece.is("function") || piece.is("procedure"));
     !explained && !defined
 }
 

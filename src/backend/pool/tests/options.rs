@@ -63,3 +63,26 @@ async fn sessions_with_options_leave_connections_without_any_to_others() {
         give_back(lease);
     }
 }
+
+/// The control is the first in the queue, whom the connection does not suit: it still waits.
+#[tokio::test]
+async fn what_the_first_in_the_queue_cannot_use_goes_to_the_next_that_can() {
+    let bench = Bench::with(OPENS_PER_POOL + 4, "20s", 1).await;
+    let held = bench.lease().await;
+    let id = held.id;
+    let opening: Vec<_> = (0..OPENS_PER_POOL).map(|_| bench.spawn("y")).collect();
+    until(|| bench.counts().connecting == OPENS_PER_POOL).await;
+    let first = bench.queue("z").await;
+    let second = bench.queue("x").await;
+    give_back(held);
+    let served = done(second).await.unwrap();
+    assert_eq!((served.id, bench.counts().waiting), (id, 1));
+    give_back(served);
+    // A newcomer finds it idle.
+    assert_eq!(done(bench.spawn("x")).await.unwrap().id, id);
+    assert!(!first.is_finished());
+    bench.node.gate.add_permits(OPENS_PER_POOL + 1);
+    for waiting in opening.into_iter().chain([first]) {
+        drop(done(waiting).await.unwrap());
+    }
+}

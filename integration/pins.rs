@@ -40,16 +40,18 @@ fn read(client: &mut Wire) -> String {
     words.replace("reason=", "")
 }
 
-/// Whether a read runs on a replica before long.
-fn leaves(client: &mut Wire) -> bool {
+/// Has a read run on a replica before long.
+#[track_caller]
+fn assert_leaves(client: &mut Wire, made: &str) {
     let deadline = Instant::now() + LIMIT;
-    while Instant::now() < deadline {
-        if read(client).starts_with("replica") {
-            return true;
+    loop {
+        let words = read(client);
+        if words.starts_with("replica") {
+            return;
         }
+        assert!(Instant::now() < deadline, "{made}: {words}");
         thread::sleep(Duration::from_millis(10));
     }
-    false
 }
 
 const CONNECTION: &str = "SELECT pg_backend_pid()";
@@ -95,7 +97,7 @@ async fn what_no_read_can_mean_keeps_the_connection_and_not_the_reads() {
         client.run(made);
         let connection = client.value(CONNECTION);
         for _ in 0..3 {
-            assert!(leaves(&mut client), "{made}");
+            assert_leaves(&mut client, made);
             assert_eq!(client.value("SHOW work_mem"), "1234kB", "{made}");
             assert_eq!(client.value(CONNECTION), connection, "{made}");
         }
@@ -106,7 +108,7 @@ async fn what_no_read_can_mean_keeps_the_connection_and_not_the_reads() {
         client.run("BEGIN READ ONLY");
         assert_eq!(read(&mut client), "primary pinned", "{made}");
         client.run("COMMIT");
-        assert!(leaves(&mut client), "{made}");
+        assert_leaves(&mut client, made);
         assert_eq!(client.value(CONNECTION), connection, "{made}");
     }
 }
@@ -124,7 +126,7 @@ async fn what_a_read_may_mean_keeps_both() {
         "SELECT nextval('numbers'), lastval(); CREATE TEMP VIEW notes AS SELECT 7 AS a",
     ] {
         let mut client = Wire::connect(proxy.port());
-        assert!(leaves(&mut client), "{made}");
+        assert_leaves(&mut client, made);
         client.run(made);
         for _ in 0..20 {
             assert_eq!(read(&mut client), "primary pinned", "{made}");
@@ -133,19 +135,37 @@ async fn what_a_read_may_mean_keeps_both() {
 }
 
 #[tokio::test]
+async fn temporary_children_of_others_keep_nobody_from_the_replicas() {
+    drop(proxy().await);
+    let cluster = filled().await;
+    let mut other = Wire::connect(cluster.port(0));
+    other.run("CREATE TEMP TABLE part () INHERITS (notes)");
+    for replica in cluster.replicas() {
+        cluster.wait_for_replay(replica).await.unwrap();
+    }
+    // What it knows, it has learnt with the child there.
+    let proxy = Proxy::start(cluster, "").await;
+    let mut client = Wire::connect(proxy.port());
+    assert_leaves(&mut client, "a child of another session's");
+    other.run("TABLE part");
+}
+
+#[tokio::test]
 async fn what_comes_and_goes_decides_anew() {
     let proxy = proxy().await;
     let mut client = Wire::connect(proxy.port());
     client.run("SELECT nextval('numbers'), lastval()");
-    assert!(leaves(&mut client));
+    assert_leaves(&mut client, "lastval");
     client.run("CREATE TEMP TABLE notes AS SELECT 7 AS a");
     assert_eq!(read(&mut client), "primary pinned");
-    client.run("DROP TABLE pg_temp.notes");
-    assert!(leaves(&mut client));
-    client.run("PREPARE one AS SELECT 1");
-    assert!(leaves(&mut client));
-    client.run("DISCARD ALL");
-    assert!(leaves(&mut client));
+    for made in [
+        "DROP TABLE pg_temp.notes",
+        "PREPARE one AS SELECT 1",
+        "DISCARD ALL",
+    ] {
+        client.run(made);
+        assert_leaves(&mut client, made);
+    }
     // A new session of its own: the old statement is gone.
     let answer = client.query("EXECUTE one");
     let error = answer.iter().find_map(harness::wire::Message::sqlstate);
@@ -190,15 +210,15 @@ async fn a_statement_has_one_name_beside_those_that_sql_prepares() {
         ("SELECT a FROM notes", "7"),
         ("SELECT a + 1 FROM notes", "8"),
     ] {
-        assert!(leaves(&mut client));
+        assert_leaves(&mut client, "");
         let run = [bind("two", &[]), execute("", 0), sync()];
         let first = [&[parse("two", sql)], &run[..]].concat();
         assert_eq!(value(&mut client, &first), [Some(expected.to_owned())]);
-        assert!(leaves(&mut client));
+        assert_leaves(&mut client, "");
         assert_eq!(client.value("EXECUTE two"), expected);
-        assert!(leaves(&mut client));
+        assert_leaves(&mut client, "");
         assert_eq!(value(&mut client, &run), [Some(expected.to_owned())]);
-        assert!(leaves(&mut client));
+        assert_leaves(&mut client, "");
         client.send(&[close(b'S', "two"), sync()].concat());
         client.until_ready();
     }
@@ -211,7 +231,7 @@ async fn segments_behind_a_read_that_leaves_run_where_they_belong() {
     let proxy = proxy().await;
     let mut client = Wire::connect(proxy.port());
     client.run("CREATE TEMP TABLE counts AS SELECT 3 AS a");
-    assert!(leaves(&mut client));
+    assert_leaves(&mut client, "");
     for _ in 0..50 {
         let run = |sql| [parse("", sql), bind("", &[]), execute("", 0), sync()].concat();
         client.send(&[run("SELECT a FROM notes"), run("SELECT a FROM counts")].concat());
@@ -242,7 +262,7 @@ async fn who_looks_at_counters_is_counted_there() {
         ("SELECT count(*) FROM pg_stat_activity", "replica"),
     ] {
         let mut client = Wire::connect(proxy.port());
-        assert!(leaves(&mut client), "{looks}");
+        assert_leaves(&mut client, looks);
         client.run(looks);
         for _ in 0..20 {
             let route = read(&mut client);
@@ -252,6 +272,6 @@ async fn who_looks_at_counters_is_counted_there() {
             );
         }
         client.run("DISCARD ALL");
-        assert!(leaves(&mut client), "{looks}");
+        assert_leaves(&mut client, looks);
     }
 }

@@ -89,8 +89,10 @@ pub(super) const ODD_COLUMNS: &str = "SELECT DISTINCT attrelid FROM pg_attribute
     WHERE attnum > 0 AND NOT attisdropped AND (atttypid >= 16384 \
         OR atttypid IN (SELECT unnest(ARRAY[oid, typarray]) FROM pg_type WHERE typname ~ '^reg'))";
 
+/// What is read with a table. Temporary children are not, but by the session that has them
+/// (`expand_inherited_rtentry`, `src/backend/optimizer/util/inherit.c`), and its reads stay with it.
 pub(super) const CHILDREN: &str = "SELECT i.inhparent, i.inhrelid FROM pg_inherits i \
-    JOIN pg_class c ON c.oid = i.inhrelid WHERE c.relkind IN ('r', 'p', 'f')";
+    JOIN pg_class c ON c.oid = i.inhrelid WHERE c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't'";
 
 /// Views, policies in force and domains: what they are of, and which version of which row holds what
 /// they refer to.

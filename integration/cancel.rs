@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::wire::{self, Message, Wire};
-use harness::{Proxy, shared_cluster};
+use harness::{LIMIT, Proxy, shared_cluster};
 use rand::RngExt as _;
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -105,6 +105,39 @@ async fn a_client_that_waits_for_a_connection_can_cancel() {
     for client in &mut busy {
         time_to_cancel(proxy.port(), client);
     }
+}
+
+#[tokio::test]
+async fn a_read_that_waits_for_the_catalog_can_be_cancelled() {
+    let _turn = TURN.lock().await;
+    let cluster = shared_cluster().await;
+    let made = "CREATE TABLE few (a int); CREATE ROLE locker SUPERUSER LOGIN PASSWORD 'locker'";
+    cluster.superuser_sql(0, made).await.unwrap();
+    cluster
+        .superuser_sql(0, "GRANT ALL ON few TO app")
+        .await
+        .unwrap();
+    let proxy = Proxy::start(cluster, "consistency: { wait: 20s, max_wait: 20s }").await;
+    let served = async || {
+        let mut client = Wire::connect(proxy.port());
+        client.run("TABLE few");
+        client.last_route().contains("role=replica")
+    };
+    harness::eventually("a replica serves reads", served).await;
+    // No load can end any more, and what runs here needs nothing of it.
+    let mut locker = Wire::connect_with(cluster.port(0), &[("user", "locker")]);
+    locker.run("BEGIN");
+    locker.run("LOCK TABLE pg_event_trigger IN ACCESS EXCLUSIVE MODE");
+    let mut client = Wire::connect(proxy.port());
+    client.run("DO 'BEGIN END'");
+    client.send(&wire::query("TABLE few"));
+    client.wait_at_most(Duration::from_millis(500));
+    assert!(client.try_receive().is_err(), "it has not waited");
+    client.wait_at_most(LIMIT);
+    let taken = time_to_cancel(proxy.port(), &mut client);
+    assert!(taken < Duration::from_secs(2), "{taken:?}");
+    locker.run("COMMIT");
+    client.run("TABLE few");
 }
 
 #[tokio::test]

@@ -432,3 +432,28 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn after_a_wait_in_vain_nobody_waits_for_some_loads() {
+    let catalog = DatabaseCatalog::default();
+    load(&catalog);
+    assert!(catalog.is_waited_for());
+    catalog.note_vain_wait();
+    for loads in 0..LOADS_WITHOUT_WAIT {
+        assert!(!catalog.is_waited_for(), "{loads}");
+        load(&catalog);
+    }
+    assert!(catalog.is_waited_for());
+}
+
+#[test]
+fn after_a_failed_load_nobody_knows_how_long_one_takes() {
+    let catalog = DatabaseCatalog::default();
+    assert_eq!(catalog.load_takes(), None);
+    for took in [Duration::ZERO, Duration::from_millis(3)] {
+        catalog.note_load(took);
+        assert!(catalog.load_takes().is_some_and(|takes| takes >= took));
+        catalog.note_failed_load();
+        assert_eq!(catalog.load_takes(), None);
+    }
+}

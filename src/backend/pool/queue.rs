@@ -8,7 +8,7 @@ use tokio::time::timeout_at;
 
 use super::lease::{Lease, Place, PlaceUse};
 use super::node::NodeLife;
-use super::state::{Offer, State, Taken, Turn};
+use super::state::{Offer, Room, State, Taken, Turn};
 use super::{CheckoutError, PoolCounts, PoolKey, Preference, Shared};
 use crate::backend::connect::{Target, connect};
 use crate::backend::connection::{BackendConnection, ReportedParameters, WorkerId};
@@ -114,7 +114,7 @@ impl Pool {
             return Err(CheckoutError::Closed);
         }
         if state.waiters.is_empty()
-            && let Some(offer) = state.offer(startup, preference, self.config())
+            && let Some(offer) = state.offer(startup, preference, self.config(), Room::Made)
         {
             return Ok(Taken::Now(offer));
         }

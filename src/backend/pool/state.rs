@@ -56,6 +56,17 @@ pub(super) struct Waiter {
     startup: Arc<StartupParameters>,
     preference: Preference,
     turn: oneshot::Sender<Turn>,
+    /// How many connections have gone to others behind it because they would not do for it.
+    passed: usize,
+}
+
+/// Whether a connection may be closed for the sake of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    /// Only what is free already counts.
+    Free,
+    /// An idle connection that will not do makes room.
+    Made,
 }
 
 /// What a checkout gets from the pool. Holds a place, so never dropped under the lock.
@@ -126,6 +137,7 @@ impl State {
         startup: &StartupParameters,
         preference: &Preference,
         config: &PoolConfig,
+        room: Room,
     ) -> Option<Offer> {
         let best = self.best_idle(startup, preference);
         if let Some((at, liking)) = best
@@ -133,7 +145,7 @@ impl State {
         {
             return Some(Offer::Idle(self.idle.remove(at)));
         }
-        if let Some(place) = self.open_place(startup, config) {
+        if let Some(place) = self.open_place(startup, config, room) {
             return Some(place);
         }
         if let Some((at, _)) = best {
@@ -141,7 +153,7 @@ impl State {
         }
         // None that is idle will do, for its start-up parameters or the names that exist there: the least
         // recently used one makes room.
-        if self.opening >= OPENS_PER_POOL || self.idle.is_empty() {
+        if self.opening >= OPENS_PER_POOL || self.idle.is_empty() || room == Room::Free {
             return None;
         }
         self.opening += 1;
@@ -150,13 +162,20 @@ impl State {
 
     /// A place for a new connection that costs nobody its home: a free one, or that of an idle
     /// connection that is nobody's. For when none of these has the wanted start-up parameters.
-    fn open_place(&mut self, startup: &StartupParameters, config: &PoolConfig) -> Option<Offer> {
+    fn open_place(
+        &mut self,
+        startup: &StartupParameters,
+        config: &PoolConfig,
+        room: Room,
+    ) -> Option<Offer> {
         if self.opening >= OPENS_PER_POOL {
             return None;
         }
         let evicted = if self.open < config.size {
             self.open += 1;
             None
+        } else if room == Room::Free {
+            return None;
         } else {
             let unowned = self.idle.iter().position(|idle| !idle.anchor.is_owned())?;
             Some(self.evict(unowned, startup))
@@ -191,7 +210,7 @@ impl State {
             None => None,
         };
         if self.waiters.is_empty()
-            && let Some(place) = self.open_place(startup, config)
+            && let Some(place) = self.open_place(startup, config, Room::Made)
         {
             return Claim::Open(place);
         }
@@ -303,6 +322,7 @@ impl State {
             startup: Arc::clone(startup),
             preference: preference.clone(),
             turn,
+            passed: 0,
         });
         Taken::Later(ticket, receiver)
     }
@@ -314,31 +334,42 @@ impl State {
     }
 
     /// Who has waited longest, with what there is; `None` when there is nobody or nothing.
+    ///
+    /// What is idle and will not do for it makes room only if it does for none behind it, or if so many have
+    /// passed already that each connection in use has come back once, as a rule: one of those may do. Else
+    /// two kinds of sessions that share a busy pool would close each other's connections at every turn.
     pub(super) fn next_turn(
         &mut self,
         config: &PoolConfig,
     ) -> Option<(oneshot::Sender<Turn>, Offer)> {
-        let next = self.waiters.pop_front()?;
-        let offer = self.offer(&next.startup, &next.preference, config);
-        let Some(offer) = offer else {
+        let mut next = self.waiters.pop_front()?;
+        let free = self.offer(&next.startup, &next.preference, config, Room::Free);
+        if let Some(offer) = free {
+            return Some((next.turn, offer));
+        }
+        if next.passed < config.size
+            && let Some(later) = self.later_turn()
+        {
+            next.passed += 1;
             self.waiters.push_front(next);
-            return self.later_turn();
-        };
-        Some((next.turn, offer))
+            return Some(later);
+        }
+        let made = self.offer(&next.startup, &next.preference, config, Room::Made);
+        if let Some(offer) = made {
+            return Some((next.turn, offer));
+        }
+        let later = self.later_turn();
+        self.waiters.push_front(next);
+        later
     }
 
     /// Somebody behind the first of those who wait, for whom there is an idle connection that will not do for
-    /// the first.
+    /// the first, who has been taken out of the queue.
     fn later_turn(&mut self) -> Option<(oneshot::Sender<Turn>, Offer)> {
         if self.idle.is_empty() {
             return None;
         }
-        let mut later = self
-            .waiters
-            .iter()
-            .enumerate()
-            .skip(1)
-            .take(WAITERS_LOOKED_AT);
+        let mut later = self.waiters.iter().enumerate().take(WAITERS_LOOKED_AT);
         let (at, idle) = later.find_map(|(at, waiter)| {
             let best = self.best_idle(&waiter.startup, &waiter.preference);
             best.map(|(idle, _)| (at, idle))

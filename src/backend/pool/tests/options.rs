@@ -86,3 +86,53 @@ async fn what_the_first_in_the_queue_cannot_use_goes_to_the_next_that_can() {
         drop(done(waiting).await.unwrap());
     }
 }
+
+/// The first in the queue waits for the connections that are in use, of which one may suit it; once all may
+/// have come back, one makes room.
+#[tokio::test]
+async fn before_a_connection_is_closed_for_the_first_those_have_it_whom_it_suits() {
+    let bench = Bench::new(2).await;
+    let (mut held, other) = (bench.lease().await, bench.lease().await);
+    let id = held.id;
+    let first = bench.queue("y").await;
+    let mut later = Vec::new();
+    for _ in 0..3 {
+        later.push(bench.queue("x").await);
+    }
+    let last = later.pop().unwrap();
+    for next in later {
+        give_back(held);
+        held = done(next).await.unwrap();
+        assert_eq!((held.id, bench.node.begun()), (id, 2));
+    }
+    give_back(held);
+    assert_eq!(done(first).await.unwrap().startup, key("y").startup);
+    assert_eq!(bench.node.begun(), 3);
+    assert!(!last.is_finished());
+    give_back(other);
+    assert_eq!(done(last).await.unwrap().startup, key("x").startup);
+}
+
+#[tokio::test]
+async fn two_kinds_of_sessions_share_a_busy_pool_and_close_few_connections() {
+    const ROUNDS: usize = 200;
+    let bench = Bench::new(4).await;
+    let sessions = (0..16).map(|number| {
+        let pools = Arc::clone(&bench.pools);
+        let application = if number % 2 == 0 { "x" } else { "y" };
+        tokio::spawn(async move {
+            for _ in 0..ROUNDS {
+                let lease = checkout(&pools, application, preferring(None, 0)).await;
+                tokio::task::yield_now().await;
+                give_back(lease.unwrap());
+                tokio::task::yield_now().await;
+            }
+        })
+    });
+    for session in sessions.collect::<Vec<_>>() {
+        session.await.unwrap();
+    }
+    let evictions = bench.observed.evictions.lock().unwrap().len();
+    println!("{evictions} evictions in {} checkouts", 16 * ROUNDS);
+    assert!(evictions < 16 * ROUNDS / 20, "{evictions}");
+}

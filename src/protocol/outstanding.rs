@@ -67,9 +67,18 @@ pub enum Expected {
     /// If a second `ReadyForQuery` comes before it, the client's Sync before the COPY was not ignored.
     AfterCopy,
     /// The client's Parse of a statement that the node has already: answered like `Synthesize`.
-    AlreadyParsed,
+    AlreadyParsed(Called),
     /// The client's Close of a statement, of which the node learns nothing.
-    AlreadyClosed,
+    AlreadyClosed(Called),
+}
+
+/// Which statement a Parse or a Close is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Called {
+    /// One that the client has named.
+    Named,
+    /// The unnamed one.
+    Unnamed,
 }
 
 impl Expected {
@@ -103,10 +112,10 @@ impl Expected {
 pub enum Own {
     /// These bytes.
     Bytes(Box<[u8]>),
-    /// `ParseComplete` for a named statement.
-    Parsed,
-    /// `CloseComplete` for a named statement.
-    Closed,
+    /// `ParseComplete`.
+    Parsed(Called),
+    /// `CloseComplete`.
+    Closed(Called),
 }
 
 /// Whether the node is skipping messages after an error.
@@ -199,7 +208,7 @@ impl OutstandingReplies {
     pub fn pop_own(&mut self) -> Option<Own> {
         // Looked at once a message, so nothing is moved unless there is something to give.
         match self.queue.front()? {
-            Expected::Synthesize(_) | Expected::AlreadyParsed | Expected::AlreadyClosed => {}
+            Expected::Synthesize(_) | Expected::AlreadyParsed(_) | Expected::AlreadyClosed(_) => {}
             Expected::Parsed(..)
             | Expected::Bound(_)
             | Expected::Closed(_)
@@ -220,8 +229,8 @@ impl OutstandingReplies {
         }
         match self.queue.pop_front()? {
             Expected::Synthesize(bytes) => Some(Own::Bytes(bytes)),
-            Expected::AlreadyParsed => Some(Own::Parsed),
-            Expected::AlreadyClosed => Some(Own::Closed),
+            Expected::AlreadyParsed(called) => Some(Own::Parsed(called)),
+            Expected::AlreadyClosed(called) => Some(Own::Closed(called)),
             Expected::Parsed(..)
             | Expected::Bound(_)
             | Expected::Closed(_)
@@ -269,8 +278,8 @@ impl OutstandingReplies {
                 | Expected::Aside
                 | Expected::AfterCopy
                 | Expected::Synthesize(_)
-                | Expected::AlreadyClosed
-                | Expected::AlreadyParsed => lost(head),
+                | Expected::AlreadyClosed(_)
+                | Expected::AlreadyParsed(_) => lost(head),
             }
             self.queue.pop_front();
         }

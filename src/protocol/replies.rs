@@ -48,6 +48,8 @@ pub struct ReplyScanner {
     pub unparsed: Vec<u64>,
     /// What became of the client's Parse and Close messages with a name since [`Self::begin`], in order.
     pub changes: Vec<Verdict>,
+    /// The same of those without a name.
+    pub unnamed: Vec<Verdict>,
     /// Goes to the client instead of the message that was read last.
     instead: Option<Box<[u8]>>,
     /// Rows of pgweir's own query, as message bodies.
@@ -106,6 +108,7 @@ impl Default for ReplyScanner {
             last_error: None,
             unparsed: Vec::new(),
             changes: Vec::new(),
+            unnamed: Vec::new(),
             instead: None,
             captured: Vec::new(),
             captured_bytes: 0,
@@ -133,6 +136,7 @@ impl ReplyScanner {
         self.last_error = None;
         self.unparsed.clear();
         self.changes.clear();
+        self.unnamed.clear();
         self.captured.clear();
         self.captured_bytes = 0;
         self.outdated.clear();
@@ -293,12 +297,12 @@ impl ReplyScanner {
         while let Some(own) = replies.pop_own() {
             let bytes = match own {
                 Own::Bytes(bytes) => bytes,
-                Own::Parsed => {
-                    self.changes.push(Verdict::Done);
+                Own::Parsed(called) => {
+                    self.note_change(called, Verdict::Done);
                     PARSE_COMPLETE.as_slice().into()
                 }
-                Own::Closed => {
-                    self.changes.push(Verdict::Done);
+                Own::Closed(called) => {
+                    self.note_change(called, Verdict::Done);
                     CLOSE_COMPLETE.as_slice().into()
                 }
             };
@@ -416,8 +420,7 @@ impl ReplyScanner {
                 Disposition::Forward
             }
             Some(Expected::Parsed(Disposition::Forward, None)) => {
-                self.outcome.remove(Outcome::UNNAMED_UNDONE);
-                self.outcome.remove(Outcome::UNNAMED_FAILED);
+                self.unnamed.push(Verdict::Done);
                 Disposition::Forward
             }
             Some(

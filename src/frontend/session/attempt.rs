@@ -154,7 +154,7 @@ impl Session {
             (_, Ok(link)) => (link.route, link),
             (route, Err(error)) => return self.after_no_connection(&error, route, attempts),
         };
-        if self.prepare(&mut link, plan).await.is_err() {
+        if self.prepare(&mut link, plan, extent.end).await.is_err() {
             return self.after_refusal(&link, attempts);
         }
         if closes_early(plan, *extent) {

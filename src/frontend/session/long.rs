@@ -253,7 +253,7 @@ impl Session {
     fn pass_raw(&mut self, link: &mut Link, header: FrameHeader) {
         link.changing = Some(self.cluster.shared.changing(self.catalog.as_ref()));
         link.replies.push(Expected::Query(Disposition::Forward));
-        self.state.unnamed = None;
+        self.state.unnamed.set(None);
         link.lease.unnamed_owner = None;
         link.passing = header.total();
         link.ends_with = end_of(header.tag);

@@ -51,6 +51,7 @@ mod token;
 mod train;
 mod translate;
 mod unknown;
+mod unnamed;
 mod until_write;
 
 use std::sync::{Arc, Mutex};

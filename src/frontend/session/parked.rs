@@ -187,7 +187,7 @@ impl Session {
             tag::PARSE => Parse::read(body).is_ok_and(|parse| are_plain(parse.types)),
             tag::BIND => Bind::read(body).is_ok_and(|bind| {
                 let earlier = if bind.statement.is_empty() {
-                    self.state.unnamed.as_ref()
+                    self.state.unnamed.latest()
                 } else {
                     self.state.statements.find(bind.statement)
                 };

@@ -352,7 +352,7 @@ impl Plan {
             return Some(Arc::clone(text));
         }
         let known = if name.is_empty() {
-            state.unnamed.as_ref()
+            state.unnamed.latest()
         } else {
             state.statements.find(name)
         };

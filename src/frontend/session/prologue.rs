@@ -3,8 +3,10 @@
 //!
 //! Both are sent in the same write as the statement, in the extended protocol without a Sync: if one
 //! of them fails, the node skips everything behind it (manual, "Extended Query"), so that no
-//! statement ever runs with others' settings or outside its block. They share the statement's
-//! transaction: what is rolled back takes the settings with it.
+//! statement ever runs with others' settings or outside its block. In front of a statement alone, settings
+//! share its transaction: what is rolled back takes them with it. Where the session stays on the connection
+//! behind an error (a block that is begun, a batch without a Sync), and for settings that come too late in a
+//! transaction that has begun, they have one of their own, in the same write.
 //!
 //! From PostgreSQL 18 on a Query behind them does not end that transaction (`start_xact_command`,
 //! `src/backend/tcop/postgres.c`): there they go first, in a Query of their own.
@@ -23,6 +25,7 @@ use crate::protocol::frontend::{tag, write_parse, write_query};
 use crate::protocol::message::write_message;
 use crate::protocol::outstanding::{Disposition, Expected};
 use crate::protocol::replies::{Compare, Hold, Outcome};
+use crate::protocol::segment::SegmentEnd;
 
 /// The node refused the settings, or was lost.
 #[derive(Debug, Clone, Copy)]
@@ -40,13 +43,16 @@ enum Place {
 impl Session {
     /// Gives the connection the session's settings and the block that it is in: with the next
     /// [`Session::send`] where the segment allows that, else now.
-    pub(super) async fn prepare(&mut self, link: &mut Link, plan: &Plan) -> Result<(), Unprepared> {
+    pub(super) async fn prepare(
+        &mut self,
+        link: &mut Link,
+        plan: &Plan,
+        end: SegmentEnd,
+    ) -> Result<(), Unprepared> {
         self.provide_options(link).await?;
-        let (has, wants) = (&link.lease.settings, &self.state.settings);
         // What the first of several segments undoes, the second must still find.
         let joined = plan.ends.is_empty()
             && plan.needs != Needs::Primary
-            && (Arc::ptr_eq(has, wants) || !AppliedSettings::needs_own_transaction(has, wants))
             && plan.texts.iter().all(|text| may_share_transaction(text));
         let place = if joined && !(plan.form == Form::Query && link.lease.keeps_batches_open()) {
             Place::Joined
@@ -65,20 +71,37 @@ impl Session {
         if place == Place::Apart {
             self.adjust(link).await?;
         }
-        if !Arc::ptr_eq(&link.lease.settings, &self.state.settings) {
-            let changes = AppliedSettings::plan(&link.lease.settings, &self.state.settings);
-            if changes.is_empty() {
-                link.lease.settings = Arc::clone(&self.state.settings);
-            } else {
-                self.note_given_options(link);
-                link.prologue.extend(changes);
-                link.replayed = Some(Arc::clone(&self.state.settings));
-            }
-        }
+        self.join(link, end);
+        Ok(())
+    }
+
+    /// Has the settings and the BEGIN that was put off sent with the segment.
+    fn join(&self, link: &mut Link, end: SegmentEnd) {
         let put_off = self.block.as_ref().and_then(|block| block.put_off.as_ref());
+        let (has, wants) = (&link.lease.settings, &self.state.settings);
+        if !Arc::ptr_eq(has, wants) {
+            let changes = AppliedSettings::plan(has, wants);
+            let outlives_errors = put_off.is_some()
+                || end == SegmentEnd::Flush
+                || AppliedSettings::needs_own_transaction(has, wants);
+            if !changes.is_empty() {
+                self.note_given_options(link);
+            }
+            if changes.is_empty() || outlives_errors {
+                link.lease.settings = Arc::clone(wants);
+            } else {
+                link.replayed = Some(Arc::clone(wants));
+            }
+            link.prologue.extend(changes);
+            if outlives_errors {
+                link.fence_prologue();
+            }
+        } else if put_off.is_some() {
+            // DISCARD takes a snapshot, behind which no level of isolation can be chosen.
+            link.fence_prologue();
+        }
         link.prologue
             .extend(put_off.map(|begin| begin.sql.to_string()));
-        Ok(())
     }
 
     /// Another session's numbers must not be taken for this one's: it gets an error. They are discarded
@@ -192,11 +215,20 @@ impl Link {
         self.undone = Undone::Yes;
     }
 
-    /// Writes the prologue, of which the client learns nothing.
-    pub(super) fn write_prologue(&mut self) {
+    /// Puts the prologue so far into a transaction of its own.
+    fn fence_prologue(&mut self) {
         if !self.prologue.is_empty() {
-            self.scanner.compare = Compare::Yes;
+            self.prologue.insert(0, "BEGIN".to_owned());
+            self.prologue.push("COMMIT".to_owned());
         }
+    }
+
+    /// Writes the prologue of a segment of this form; the client learns nothing of it.
+    pub(super) fn write_prologue(&mut self, form: Form) {
+        if self.prologue.is_empty() {
+            return;
+        }
+        self.scanner.compare = Compare::Yes;
         for sql in std::mem::take(&mut self.prologue) {
             let out = self.to_server.writer();
             write_parse(out, b"", sql.as_bytes(), &[0, 0]);
@@ -205,6 +237,13 @@ impl Link {
             write_message(out, tag::EXECUTE, |body| body.extend_from_slice(&[0; 5]));
             self.replies.push(Expected::Aside);
             self.lease.unnamed_owner = None;
+        }
+        if form == Form::Batch {
+            // A Query replaces the portal by its own; the messages of a batch would find it.
+            write_message(self.to_server.writer(), tag::CLOSE, |body| {
+                body.extend_from_slice(b"P\0");
+            });
+            self.replies.push(Expected::Closed(Disposition::Discard));
         }
     }
 }

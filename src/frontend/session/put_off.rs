@@ -162,7 +162,7 @@ impl Session {
     /// What the segment leaves as the unnamed statement.
     fn note_unnamed(&mut self, plan: &Plan, extent: Extent) {
         let sql = self.only_text(extent).map(<[u8]>::to_vec);
-        self.state.unnamed = match (plan.parses.first(), sql) {
+        let left = match (plan.parses.first(), sql) {
             (Some(text), Some(sql)) => {
                 let registry = &self.cluster.shared.statements;
                 Some(Arc::new(registry.unshared(
@@ -174,6 +174,7 @@ impl Session {
             }
             _ => None,
         };
+        self.state.unnamed.set(left);
     }
 
     /// The text of a segment that runs one text and nothing else: a Query, or the unnamed statement

@@ -272,10 +272,11 @@ impl Session {
         while let Some(reply) = replies.pop_own() {
             match reply {
                 Own::Bytes(bytes) => answer.extend_from_slice(&bytes),
-                Own::Parsed => answer.extend_from_slice(&own::PARSE_COMPLETE),
-                Own::Closed => answer.extend_from_slice(&own::CLOSE_COMPLETE),
+                Own::Parsed(_) => answer.extend_from_slice(&own::PARSE_COMPLETE),
+                Own::Closed(_) => answer.extend_from_slice(&own::CLOSE_COMPLETE),
             }
         }
+        self.state.unnamed.keep();
         for change in self.pending.drain(..) {
             self.state.statements.apply(change);
         }
@@ -377,7 +378,7 @@ impl Session {
         link.progress = super::link::Progress::Untouched;
         self.pending.clear();
         self.expect_changes(link, plan);
-        link.write_prologue();
+        link.write_prologue(plan.form);
         self.translate(link, plan, extent.length)?;
         // The key may have been set among the messages.
         self.mark_keys(link, plan)?;

@@ -187,12 +187,7 @@ impl Session {
         if !Arc::ptr_eq(&self.told, &link.told) {
             self.told = Arc::clone(&link.told);
         }
-        let before = self.state.unnamed_before.take();
-        if link.scanner.outcome.has(Outcome::UNNAMED_FAILED) {
-            self.state.unnamed = None;
-        } else if link.scanner.outcome.has(Outcome::UNNAMED_UNDONE) {
-            self.state.unnamed = before;
-        }
+        self.state.unnamed.settle(&link.scanner.unnamed);
     }
 
     /// Whether the node waits for a Sync behind the segment.

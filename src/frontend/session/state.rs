@@ -14,6 +14,7 @@ use crate::core::statement::{Consistency, ProxyStatement, SettingChange};
 use crate::frontend::error::ProxyError;
 use crate::frontend::session::named::NamedStatements;
 use crate::frontend::session::token::Prepared as PreparedTokens;
+use crate::frontend::session::unnamed::UnnamedStatement;
 use crate::frontend::statements::Prepared;
 use crate::protocol::backend::TransactionStatus;
 
@@ -29,9 +30,7 @@ pub(super) struct SessionState {
     /// Its named prepared statements.
     pub(super) statements: NamedStatements,
     /// Its unnamed prepared statement.
-    pub(super) unnamed: Option<Arc<Prepared>>,
-    /// The unnamed statement that was replaced first by the segment under way.
-    pub(super) unnamed_before: Option<Arc<Prepared>>,
+    pub(super) unnamed: UnnamedStatement,
     /// Portals that stand for statements pgweir answers itself.
     pub(super) proxy_portals: HashMap<Box<[u8]>, Arc<Prepared>>,
     /// `pgweir.` settings.

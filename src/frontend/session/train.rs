@@ -82,6 +82,7 @@ impl Session {
     /// Settles the segments of a train that have been answered; the others are served anew, the first
     /// of them alone.
     pub(super) fn settle_answered(&mut self, plan: &Plan, link: &Link, extent: Extent) {
+        self.state.unnamed.settle(&link.scanner.unnamed);
         let answered = plan.ends.get(link.answered.saturating_sub(1));
         self.inbound
             .consume(answered.copied().unwrap_or(extent.length));

@@ -24,7 +24,7 @@ use crate::protocol::frontend::{
     Bind, Named, Parse, tag, write_bind, write_named_statement, write_parse,
 };
 use crate::protocol::message::{Reader, write_message};
-use crate::protocol::outstanding::{Disposition, Expected};
+use crate::protocol::outstanding::{Called, Disposition, Expected};
 
 pub(super) use destination::{Destination, NodeStatements};
 pub(super) use provide::Comparing;
@@ -131,7 +131,7 @@ impl Translation<'_> {
         let body = message.get(HEADER_BYTES..).unwrap_or_default();
         match kind {
             tag::QUERY => {
-                self.state.unnamed = None;
+                self.state.unnamed.set(None);
                 to.forget_unnamed();
                 to.copy(message, Expected::Query(Disposition::Forward));
             }
@@ -168,16 +168,13 @@ impl Translation<'_> {
                 .unshared(parse.sql, parse.types, settings, text);
             let number = statement.id;
             let is_own = is_own(&statement);
-            let before = self.state.unnamed.replace(Arc::new(statement));
-            if self.state.unnamed_before.is_none() {
-                self.state.unnamed_before = before;
-            }
+            self.state.unnamed.change(Some(Arc::new(statement)));
             match &mut to.node {
                 Some(node) if !is_own => {
                     *node.unnamed = Some(number);
                     to.copy(message, Expected::Parsed(Disposition::Forward, None));
                 }
-                Some(_) | None => to.answer(own::PARSE_COMPLETE.into()),
+                Some(_) | None => to.replies.push(Expected::AlreadyParsed(Called::Unnamed)),
             }
             return Ok(());
         }
@@ -217,7 +214,7 @@ impl Translation<'_> {
         if to.has_client_names() && !is_own {
             to.copy(message, parsed);
         } else if is_own || !to.prepare(&statement, &statement.types, parsed) {
-            to.replies.push(Expected::AlreadyParsed);
+            to.replies.push(Expected::AlreadyParsed(Called::Named));
         } else {
             self.learn(&statement, (parse.name, behind), to);
         }
@@ -381,15 +378,15 @@ impl Translation<'_> {
             Named::Unknown => to.copy(message, Expected::Closed(Disposition::Forward)),
             Named::Statement(name) => {
                 if name.is_empty() {
-                    self.state.unnamed = None;
-                    to.answer(own::CLOSE_COMPLETE.into());
+                    self.state.unnamed.change(None);
+                    to.replies.push(Expected::AlreadyClosed(Called::Unnamed));
                 } else {
                     let is_theirs = self.is_theirs(name, to);
                     self.pending.push(Change::Closed(name.into()));
                     if is_theirs {
                         to.copy(message, Expected::ClosedNamed);
                     } else {
-                        to.replies.push(Expected::AlreadyClosed);
+                        to.replies.push(Expected::AlreadyClosed(Called::Named));
                     }
                 }
             }
@@ -405,7 +402,7 @@ impl Translation<'_> {
     /// The statement, and the client's name for it unless it is the unnamed one.
     fn statement(&self, name: &[u8]) -> Option<Known> {
         if name.is_empty() {
-            Some((None, self.state.unnamed.clone()?))
+            Some((None, self.state.unnamed.latest().cloned()?))
         } else {
             let (name, statement) = self.named(name)?;
             Some((Some(name), statement))

@@ -3,7 +3,7 @@
 use super::{ErrorKind, Outcome, ReplyScanner, Verdict};
 use crate::protocol::backend::{ErrorView, SqlState, tag};
 use crate::protocol::message::{Reader, write_message, write_string};
-use crate::protocol::outstanding::{Disposition, Expected, OutstandingReplies};
+use crate::protocol::outstanding::{Called, Disposition, Expected, OutstandingReplies};
 
 impl ReplyScanner {
     pub(super) fn error(
@@ -32,50 +32,59 @@ impl ReplyScanner {
             _ => {
                 self.outcome.add(Outcome::ERROR);
                 self.instead = view.and_then(|view| instead(view, body?, replies.head()?));
-                if matches!(
-                    replies.head(),
-                    Some(Expected::Parsed(Disposition::Forward, None))
-                ) {
-                    self.outcome.add(Outcome::UNNAMED_FAILED);
-                }
-                let (unparsed, outcome) = (&mut self.unparsed, &mut self.outcome);
-                let changes = &mut self.changes;
-                replies.fail(|lost| match lost {
-                    Expected::Parsed(disposition, Some(id)) => {
-                        unparsed.push(*id);
-                        if *disposition == Disposition::Forward {
-                            changes.push(Verdict::Undone);
-                        }
-                    }
-                    Expected::Parsed(disposition, None) => {
-                        outcome.add(Outcome::UNNAMED_LOST);
-                        if *disposition == Disposition::Forward {
-                            outcome.add(Outcome::UNNAMED_UNDONE);
-                        }
-                    }
-                    Expected::Closed(Disposition::Discard) => outcome.add(Outcome::CLOSE_LOST),
-                    Expected::Closed(Disposition::Forward)
-                    | Expected::Bound(_)
-                    | Expected::Refused(_)
-                    | Expected::Described
-                    | Expected::Learned(..)
-                    | Expected::Compared(_)
-                    | Expected::Guarded(..)
-                    | Expected::Checked(_)
-                    | Expected::Outdated
-                    | Expected::Executed
-                    | Expected::Synced
-                    | Expected::Query(_)
-                    | Expected::Inspection
-                    | Expected::Aside
-                    | Expected::AfterCopy
-                    | Expected::Synthesize(_) => {}
-                    Expected::ClosedNamed | Expected::AlreadyParsed | Expected::AlreadyClosed => {
-                        changes.push(Verdict::Undone);
-                    }
+                let mut verdict = Verdict::Failed;
+                replies.fail(|lost| {
+                    self.lose(lost, std::mem::replace(&mut verdict, Verdict::Skipped));
                 });
                 Disposition::Forward
             }
+        }
+    }
+
+    /// What the node skips, or has just refused.
+    fn lose(&mut self, lost: &Expected, verdict: Verdict) {
+        match lost {
+            Expected::Parsed(disposition, Some(id)) => {
+                self.unparsed.push(*id);
+                if *disposition == Disposition::Forward {
+                    self.changes.push(verdict);
+                }
+            }
+            Expected::Parsed(disposition, None) => {
+                self.outcome.add(Outcome::UNNAMED_LOST);
+                if *disposition == Disposition::Forward {
+                    self.unnamed.push(verdict);
+                }
+            }
+            Expected::Closed(Disposition::Discard) => self.outcome.add(Outcome::CLOSE_LOST),
+            Expected::Closed(Disposition::Forward)
+            | Expected::Bound(_)
+            | Expected::Refused(_)
+            | Expected::Described
+            | Expected::Learned(..)
+            | Expected::Compared(_)
+            | Expected::Guarded(..)
+            | Expected::Checked(_)
+            | Expected::Outdated
+            | Expected::Executed
+            | Expected::Synced
+            | Expected::Query(_)
+            | Expected::Inspection
+            | Expected::Aside
+            | Expected::AfterCopy
+            | Expected::Synthesize(_) => {}
+            Expected::AlreadyParsed(called) | Expected::AlreadyClosed(called) => {
+                self.note_change(*called, verdict);
+            }
+            Expected::ClosedNamed => self.changes.push(verdict),
+        }
+    }
+
+    /// Notes what became of a Parse or a Close.
+    pub(super) fn note_change(&mut self, called: Called, verdict: Verdict) {
+        match called {
+            Called::Named => self.changes.push(verdict),
+            Called::Unnamed => self.unnamed.push(verdict),
         }
     }
 }

@@ -31,10 +31,6 @@ impl Outcome {
     pub const SYNC_IGNORED: Self = Self(256);
     /// A Parse of the unnamed statement failed or was skipped: the node has another one, or none.
     pub const UNNAMED_LOST: Self = Self(512);
-    /// It was the client's.
-    pub const UNNAMED_UNDONE: Self = Self(4096);
-    /// It was the client's and failed: there is none.
-    pub const UNNAMED_FAILED: Self = Self(8192);
     /// A Close of pgweir's own that was skipped: the statement is still there.
     pub const CLOSE_LOST: Self = Self(1024);
 
@@ -57,13 +53,15 @@ impl Outcome {
     }
 }
 
-/// What became of a Parse or Close that names a statement.
+/// What became of a Parse or a Close of the client's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// It was carried out.
     Done,
-    /// It failed, or was skipped because of an error.
-    Undone,
+    /// It failed.
+    Failed,
+    /// It was skipped because of an error before it.
+    Skipped,
 }
 
 /// Whether bytes may still be taken back.

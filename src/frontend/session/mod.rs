@@ -12,6 +12,7 @@
 
 mod attempt;
 mod audit;
+mod block;
 mod causality;
 mod choose;
 mod comparison;
@@ -86,13 +87,13 @@ use crate::published::Published;
 use crate::wire::socket::Socket;
 use crate::world::DatabaseCatalog;
 
+use block::OpenBlock;
 use inspect::{Doubt, Pin};
 use link::{ClientSide, Link, LinkError, Pause, Until};
 use named::Change;
 use parked::{Heard, hear};
 use plan::Plan;
 use refusal::segment_refusal;
-use settle::OpenBlock;
 use shared_keys::SharedVisit;
 use spare::LinkMemory;
 use state::SessionState;

@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
+use super::block::OpenBlock;
 use super::link::Link;
 use super::names::Names;
 use super::plan::{Needs, Plan};
 use super::serve::Extent;
-use super::settle::{Batch, OpenBlock};
+use super::settle::Batch;
 use super::{Session, SessionEnd, own};
 use crate::core::classify::deallocated_name;
 use crate::core::statement::{Chain, SessionEffect, TransactionControl, TransactionModes};

@@ -3,6 +3,7 @@
 //! Every statement of a READ COMMITTED block takes a snapshot of its own, so as long as the block
 //! has done nothing but read, it can go on in a new block on the primary. Otherwise it cannot go on.
 
+use super::block::OpenBlock;
 use super::link::Link;
 use super::plan::{Needs, Plan};
 use super::serve::Extent;
@@ -10,7 +11,7 @@ use super::{Session, SessionEnd};
 use crate::core::router::{RouteReason, RouteRequest};
 use crate::core::segment::{may_join_replica_block, may_stay_on_replica};
 use crate::core::snapshot::NodeRole;
-use crate::core::statement::{AccessMode, TransactionControl};
+use crate::core::statement::{AccessMode, StatementVerdict, TransactionControl};
 use crate::frontend::cluster::DefaultIsolation;
 use crate::frontend::error::ProxyError;
 use crate::protocol::backend::TransactionStatus;
@@ -55,6 +56,14 @@ impl Session {
     /// What becomes of the block at a segment for which [`Self::runs_here`] has no reason, where a block
     /// that names no isolation level has this one.
     pub(super) fn leaving(&self, plan: &Plan, isolation: DefaultIsolation) -> Leaving {
+        let has_fixed_modes = self
+            .block
+            .as_deref()
+            .is_some_and(OpenBlock::has_fixed_modes);
+        if has_fixed_modes && changes_modes(plan) {
+            // It comes too late, as it would not in a new block.
+            return Leaving::Stays;
+        }
         let begin = self.block.as_ref().and_then(|block| block.begun_anew());
         match (begin, isolation) {
             (Some(begin), DefaultIsolation::ReadCommitted) => return Leaving::Anew(begin),
@@ -131,6 +140,14 @@ fn joins_replica_block(plan: &Plan) -> bool {
             understood && text.statements.iter().all(may_join_replica_block)
         })
         && !ends_and_goes_on(plan)
+}
+
+/// Whether all that the segment does is to choose modes of the transaction.
+fn changes_modes(plan: &Plan) -> bool {
+    let mut statements = plan.texts.iter().flat_map(|text| text.statements.iter());
+    let chooses =
+        |one: &StatementVerdict| matches!(one.transaction, TransactionControl::SetModes(_));
+    !plan.texts.is_empty() && plan.needs == Needs::Node && statements.all(chooses)
 }
 
 /// Statements behind the end of the block would run outside it, where they are routed anew.

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::block::{Discarded, OpenBlock, Savepoints, Wrote};
 use super::link::{Link, Undone};
 use super::names::Names;
 use super::plan::Plan;
-use super::put_off::PutOff;
 use super::serve::Extent;
 use super::state::LastRoute;
 use super::{Session, SessionEnd, Skipping, now};
@@ -16,10 +16,7 @@ use crate::core::causality::keys::Effect;
 use crate::core::residue::SettingNames;
 use crate::core::segment::may_move;
 use crate::core::snapshot::NodeRole;
-use crate::core::statement::{
-    AccessMode, CatalogEffect, PinReason, SessionEffect, SettingChange, StatementVerdict,
-    TransactionControl, TransactionModes,
-};
+use crate::core::statement::{PinReason, TransactionControl, TransactionModes};
 use crate::frontend::cancel_keys::Asked;
 use crate::frontend::error::ProxyError;
 use crate::protocol::backend::{SqlState, TransactionStatus};
@@ -41,31 +38,6 @@ pub(super) enum Batch {
     ClosedEarly,
 }
 
-/// What has happened in the transaction block that is open.
-#[derive(Debug, Default)]
-pub(super) struct OpenBlock {
-    /// Whether anything in it may have written.
-    wrote: Wrote,
-    /// Settings that hold if it commits.
-    settings: Vec<SettingChange>,
-    /// Whether a savepoint may have taken settings back.
-    savepoints: Savepoints,
-    /// Whether a DISCARD ALL has succeeded that its transaction may still take back in part.
-    discarded: Discarded,
-    /// What it may have changed in the catalog.
-    pub(super) catalog: CatalogEffect,
-    /// The catalog when it was begun on a replica. Its statements are judged by it: DDL on the primary
-    /// must not end a block that reads.
-    pub(super) begun_under: Option<Arc<Catalog>>,
-    /// The modes it was begun with, as long as it can be begun again elsewhere.
-    pub(super) begun: Option<TransactionModes>,
-    /// Its BEGIN, while it is on a replica and is to go on elsewhere at the first statement that may
-    /// write.
-    pub(super) until_write: Option<PutOff>,
-    /// Its BEGIN, while no node has seen it.
-    pub(super) put_off: Option<PutOff>,
-}
-
 /// What became of settings that were changed in a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
@@ -80,27 +52,6 @@ enum Began {
     Here,
     /// By an earlier one.
     Earlier,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Wrote {
-    #[default]
-    No,
-    Maybe,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Savepoints {
-    #[default]
-    None,
-    Some,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Discarded {
-    #[default]
-    No,
-    Yes,
 }
 
 impl Session {
@@ -418,58 +369,6 @@ fn begun_modes(plan: &Plan) -> Option<TransactionModes> {
         | TransactionControl::SetModes(_)
         | TransactionControl::TwoPhase => None,
     })
-}
-
-impl OpenBlock {
-    /// A block whose BEGIN no node has seen yet.
-    pub(super) fn put_off(begin: PutOff) -> Self {
-        Self {
-            put_off: Some(begin),
-            ..Self::default()
-        }
-    }
-
-    fn note(&mut self, statement: &StatementVerdict, role: NodeRole) {
-        if statement.access == AccessMode::ReadWrite && role != NodeRole::Replica {
-            let harmless = matches!(
-                statement.transaction,
-                TransactionControl::Begin(_)
-                    | TransactionControl::Rollback(_)
-                    | TransactionControl::Commit(_)
-                    | TransactionControl::SetModes(_)
-                    | TransactionControl::Savepoint
-            ) || matches!(statement.session, SessionEffect::Setting(_));
-            if !harmless {
-                self.wrote = Wrote::Maybe;
-            }
-        }
-        if statement.transaction == TransactionControl::Savepoint {
-            self.savepoints = Savepoints::Some;
-        }
-        // What is prepared is not done in this block.
-        if !matches!(
-            statement.catalog,
-            CatalogEffect::None | CatalogEffect::TwoPhase(..)
-        ) {
-            self.catalog = self.catalog.and(&statement.catalog);
-        }
-        if let SessionEffect::Setting(change) = &statement.session {
-            self.settings.push(change.clone());
-        }
-        // A block with connection-bound or transaction-bound state cannot be begun elsewhere.
-        if statement.transaction != TransactionControl::None
-            || statement.session != SessionEffect::None
-        {
-            self.begun = None;
-        }
-    }
-
-    /// Whether it can be begun again on another node: nothing but reads so far, each with a snapshot
-    /// of its own.
-    pub(super) fn begun_anew(&self) -> Option<&'static str> {
-        let modes = self.begun?;
-        (modes.isolation.is_none()).then_some("BEGIN READ ONLY")
-    }
 }
 
 impl Link {

@@ -3,6 +3,8 @@
 #![cfg(test)]
 
 mod harness;
+#[path = "isolation/misread.rs"]
+mod misread;
 #[path = "isolation/options.rs"]
 mod options;
 

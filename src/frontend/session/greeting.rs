@@ -1,5 +1,6 @@
 //! Tells a client what its session is like: the node's parameters, its cancel key, "ready".
 
+use super::state::Backslashes;
 use super::{Session, SessionEnd, now, own};
 use crate::core::guarantee::{Floor, SessionGuarantee};
 use crate::core::router::{Decision, NodeSet, Patience, RouteReason, RouteRequest, Spill, Target};
@@ -30,6 +31,7 @@ impl Session {
             .and_then(DatabaseCatalog::last_write);
         self.state.guarantee = SessionGuarantee::after(last_write);
         self.told = std::sync::Arc::clone(&parameters);
+        self.state.backslashes = Backslashes::under(&self.told);
         // Boxed: every idle session would keep room for it.
         Box::pin(self.settle_in()).await;
         let mut out = Vec::new();

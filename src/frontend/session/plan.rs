@@ -7,11 +7,11 @@ use crate::core::router::{RouteReason, Target};
 use crate::core::segment::{Begun, target};
 use crate::core::statement::{
     AccessMode, Asks, CatalogEffect, Classification, Consistency, Hint, OptionUse, PinReason,
-    Reason, SessionEffect, StatementVerdict, TransactionControl,
+    Reason, SessionEffect, SettingChange, StatementVerdict, TransactionControl,
 };
 use crate::frontend::classification::CachedText;
 use crate::frontend::error::ProxyError;
-use crate::frontend::session::state::SessionState;
+use crate::frontend::session::state::{Reading, SessionState};
 use crate::protocol::frame::{FrameHeader, HEADER_BYTES};
 use crate::protocol::frontend::{Bind, Named, Parse, query_text, tag};
 use crate::protocol::message::Reader;
@@ -40,9 +40,16 @@ pub(super) struct Plan {
     /// Whether it closes a statement, or runs the unnamed one of an earlier segment.
     reach: Reach,
     /// Names it prepares.
-    names: Vec<(Vec<u8>, Arc<CachedText>)>,
+    names: Vec<(Vec<u8>, Read)>,
     /// Portals it opens.
     portals: Vec<Vec<u8>>,
+}
+
+/// A text, and how it was read.
+#[derive(Debug, Clone)]
+struct Read {
+    text: Arc<CachedText>,
+    reading: Reading,
 }
 
 /// Whether a node is needed to answer a segment.
@@ -222,17 +229,24 @@ impl Plan {
     ) -> Result<(), ProxyError> {
         match message {
             tag::QUERY => {
-                let text = texts.find(query_text(body)?);
-                let classification = self.route(&text, texts)?;
+                let sql = query_text(body)?;
+                let read = Read {
+                    text: texts.find(sql),
+                    reading: state.reading(sql),
+                };
+                let classification = self.route(&read, texts)?;
                 self.executed.push(classification);
                 self.form = Form::Query;
             }
             tag::PARSE => {
                 let parse = Parse::read(body)?;
-                let text = texts.find(parse.sql);
-                self.route(&text, texts)?;
-                self.names.push((parse.name.to_vec(), Arc::clone(&text)));
-                self.parses.push(text);
+                let read = Read {
+                    text: texts.find(parse.sql),
+                    reading: state.reading(parse.sql).max(self.reading(parse.sql)),
+                };
+                self.route(&read, texts)?;
+                self.parses.push(Arc::clone(&read.text));
+                self.names.push((parse.name.to_vec(), read));
             }
             tag::BIND => {
                 let bind = Bind::read(body)?;
@@ -284,14 +298,18 @@ impl Plan {
     /// Adds a text to what decides the route.
     fn route(
         &mut self,
-        text: &Arc<CachedText>,
+        read: &Read,
         texts: &mut impl Texts,
     ) -> Result<Arc<Classification>, ProxyError> {
-        let classification = texts.judge(text);
+        let text = &read.text;
+        let mut classification = texts.judge(text);
         if is_own(&classification)? {
             self.settings = Settings::Some;
         } else {
             self.need_node();
+            if read.reading == Reading::Doubtful {
+                classification = misread();
+            }
         }
         self.has_keys |= classification.hint.key.is_some();
         self.only_text = match &self.only_text {
@@ -340,23 +358,55 @@ impl Plan {
     ) -> Result<(), ProxyError> {
         let opened_here = self.portals.iter().any(|portal| portal == name);
         if !opened_here && let Some(statement) = state.proxy_portals.get(name) {
-            let classification = self.route(&statement.text, texts)?;
+            let read = Read {
+                text: Arc::clone(&statement.text),
+                reading: Reading::Sure,
+            };
+            let classification = self.route(&read, texts)?;
             self.executed.push(classification);
         }
         Ok(())
     }
 
-    fn statement(&self, name: &[u8], state: &SessionState) -> Option<Arc<CachedText>> {
+    /// How a text is read behind what the segment runs before it, which may change what backslashes are.
+    fn reading(&self, sql: &[u8]) -> Reading {
+        let changes =
+            |name: &str| matches!(name, "client_encoding" | "standard_conforming_strings");
+        let mut statements = self.executed.iter().flat_map(|text| text.statements.iter());
+        let other = statements.any(|one| match &one.session {
+            SessionEffect::Setting(
+                SettingChange::Set { name, .. } | SettingChange::Reset { name },
+            ) => changes(name),
+            SessionEffect::Setting(SettingChange::ResetAll) | SessionEffect::DiscardAll => true,
+            SessionEffect::None
+            | SessionEffect::WatchesCounters
+            | SessionEffect::DeallocateAll
+            | SessionEffect::Pins(_)
+            | SessionEffect::MayConfigure(..)
+            | SessionEffect::Proxy(_) => false,
+        });
+        if other {
+            Reading::with_other_backslashes(sql)
+        } else {
+            Reading::Sure
+        }
+    }
+
+    fn statement(&self, name: &[u8], state: &SessionState) -> Option<Read> {
         let here = self.names.iter().rev().find(|(known, _)| known == name);
         if let Some((_, text)) = here {
-            return Some(Arc::clone(text));
+            return Some(text.clone());
         }
         let known = if name.is_empty() {
             state.unnamed.latest()
         } else {
             state.statements.find(name)
         };
-        known.map(|statement| Arc::clone(&statement.text))
+        // It may have been parsed when backslashes were something else.
+        known.map(|statement| Read {
+            text: Arc::clone(&statement.text),
+            reading: state.reading(&statement.sql),
+        })
     }
 }
 
@@ -379,6 +429,22 @@ pub(super) fn unread(catalog: CatalogEffect) -> Arc<Classification> {
             asks: Asks::Code,
             ..OptionUse::default()
         },
+    })
+}
+
+/// What may be said of a text in which the server may see other statements.
+fn misread() -> Arc<Classification> {
+    let verdict = StatementVerdict {
+        access: AccessMode::ReadWrite,
+        transaction: TransactionControl::None,
+        session: SessionEffect::Pins(PinReason::NotUnderstood),
+        catalog: CatalogEffect::MayChange,
+        reason: Reason::ParseFailed,
+    };
+    Arc::new(Classification {
+        reason: Reason::ParseFailed,
+        statements: Box::new([verdict]),
+        ..Classification::clone(&unread(CatalogEffect::MayChange))
     })
 }
 

@@ -9,7 +9,7 @@ use super::link::{Link, Undone};
 use super::names::Names;
 use super::plan::Plan;
 use super::serve::Extent;
-use super::state::LastRoute;
+use super::state::{Backslashes, LastRoute};
 use super::{Session, SessionEnd, Skipping, now};
 use crate::core::catalog::Catalog;
 use crate::core::causality::keys::Effect;
@@ -137,6 +137,7 @@ impl Session {
     fn note_told(&mut self, link: &mut Link) {
         if !Arc::ptr_eq(&self.told, &link.told) {
             self.told = Arc::clone(&link.told);
+            self.state.backslashes = Backslashes::under(&self.told);
         }
         self.state.unnamed.settle(&link.scanner.unnamed);
     }

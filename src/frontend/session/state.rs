@@ -41,6 +41,8 @@ pub(super) struct SessionState {
     pub(super) counters: Counters,
     /// Whether the server's defaults give backslashes a meaning in ordinary literals.
     pub(super) old_strings: OldStrings,
+    /// What backslashes may be at present.
+    pub(super) backslashes: Backslashes,
     /// Where the previous statement went.
     pub(super) last_route: Option<LastRoute>,
     /// When the segment arrived that wrote last.
@@ -57,6 +59,51 @@ pub(super) enum Counters {
     Ignored,
     /// It has, and finds its own reads there from then on, as with one server.
     Watched,
+}
+
+/// What a backslash in a text may be, as the client has been told of its settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Backslashes {
+    /// What the classifier takes it for.
+    #[default]
+    Standard,
+    /// An escape in an ordinary literal, or half a character.
+    Other,
+}
+
+/// Whether the server reads a text as the classifier does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Reading {
+    /// It does.
+    Sure,
+    /// It may see other statements in it.
+    Doubtful,
+}
+
+impl Reading {
+    /// Where backslashes are not what the classifier takes them for.
+    pub(super) fn with_other_backslashes(sql: &[u8]) -> Self {
+        match memchr::memchr(b'\\', sql) {
+            Some(_) => Self::Doubtful,
+            None => Self::Sure,
+        }
+    }
+}
+
+/// Encodings of clients in which the second byte of a character may be that of a backslash
+/// (`src/common/wchar.c`); no server has them.
+const HALVES: [&str; 6] = ["BIG5", "GB18030", "GBK", "JOHAB", "SHIFT_JIS_2004", "SJIS"];
+
+impl Backslashes {
+    /// By the parameters that a node has reported.
+    pub(super) fn under(parameters: &[(String, String)]) -> Self {
+        let other = parameters.iter().any(|(name, value)| match name.as_str() {
+            "client_encoding" => HALVES.contains(&value.as_str()),
+            "standard_conforming_strings" => value != "on",
+            _ => false,
+        });
+        if other { Self::Other } else { Self::Standard }
+    }
 }
 
 /// Whether the server's defaults give backslashes a meaning in ordinary literals.
@@ -192,6 +239,15 @@ impl SessionState {
         match self.settings.0.get("standard_conforming_strings") {
             Some(value) => !matches!(value.to_ascii_lowercase().as_str(), "on" | "'on'"),
             None => self.old_strings == OldStrings::ByDefault,
+        }
+    }
+
+    /// How the text is read.
+    pub(super) fn reading(&self, sql: &[u8]) -> Reading {
+        if self.backslashes == Backslashes::Other || self.has_nonstandard_strings() {
+            Reading::with_other_backslashes(sql)
+        } else {
+            Reading::Sure
         }
     }
 

@@ -107,3 +107,29 @@ async fn what_is_hidden_by_a_backslash_stays_with_its_session() {
         }
     }
 }
+
+/// What no UTF-8 text can say is not repeated elsewhere: the session keeps its connection.
+#[tokio::test]
+async fn settings_in_other_encodings_keep_their_values() {
+    let proxy = Proxy::start(shared_cluster().await, "").await;
+    for set in [
+        "SELECT set_config('app.tenant', chr(233), false)",
+        "DO $$ BEGIN PERFORM set_config('app.tenant', chr(233), false); END $$",
+    ] {
+        let mut client = Wire::connect(proxy.port());
+        client.run("SET client_encoding TO 'LATIN1'");
+        client.run(set);
+        for _ in 0..20 {
+            let read = "SELECT ascii(current_setting('app.tenant'))";
+            assert_eq!(client.value(read), "233", "{set}");
+        }
+    }
+    let mut client = Wire::connect(proxy.port());
+    client.run("SET app.tenant TO 'before'");
+    client.run("SET client_encoding TO 'LATIN1'");
+    client.run("SET app.tenant TO '\u{e9}'");
+    for _ in 0..20 {
+        let read = "SELECT length(current_setting('app.tenant'))";
+        assert_eq!(client.value(read), "2");
+    }
+}

@@ -15,6 +15,8 @@ pub struct AppliedSettings(pub BTreeMap<String, String>);
 pub const SESSION_AUTHORIZATION: &str = "session_authorization";
 /// What SET ROLE sets.
 pub const ROLE: &str = "role";
+/// In what encoding all that follows is.
+const ENCODING: &str = "client_encoding";
 /// Stands for settings that nobody can list: only `RESET ALL` takes them back.
 pub const HIDDEN: &str = "";
 
@@ -41,11 +43,7 @@ impl AppliedSettings {
         let ordinary = |name: &&String| !identities.contains(&name.as_str());
         if from.0.contains_key(HIDDEN) && !to.0.contains_key(HIDDEN) {
             plan.push("RESET ALL".to_owned());
-            plan.extend(
-                to.0.iter()
-                    .filter(|(n, _)| ordinary(n))
-                    .map(|(n, v)| set(n, v)),
-            );
+            plan.extend(encoding_first(to.0.iter().filter(|(n, _)| ordinary(n))));
             plan.extend(
                 new_identity
                     .then_some(())
@@ -57,7 +55,7 @@ impl AppliedSettings {
         let dropped = from.0.keys().filter(|name| !to.0.contains_key(*name));
         plan.extend(dropped.filter(ordinary).map(|name| reset(name)));
         let wanted = to.0.iter().filter(|(name, _)| changed(name));
-        plan.extend(wanted.filter(|(n, _)| ordinary(n)).map(|(n, v)| set(n, v)));
+        plan.extend(encoding_first(wanted.filter(|(n, _)| ordinary(n))));
         if new_identity {
             plan.extend(identity(to));
         }
@@ -84,6 +82,17 @@ impl AppliedSettings {
             .iter()
             .any(|name| from.0.get(*name) != to.0.get(*name))
     }
+}
+
+/// The statements that give these settings their values, which are in the encoding of the session's.
+fn encoding_first<'a>(
+    wanted: impl Iterator<Item = (&'a String, &'a String)>,
+) -> impl Iterator<Item = String> {
+    let (encoding, others): (Vec<_>, Vec<_>) = wanted.partition(|(name, _)| *name == ENCODING);
+    encoding
+        .into_iter()
+        .chain(others)
+        .map(|(name, value)| set(name, value))
 }
 
 /// The statements that give a connection of the login role the identity of `to`.
@@ -197,6 +206,23 @@ mod tests {
             ["RESET \"x\".\"y\"", "SET \"b\" TO 3", "SET \"c\" TO p, q"]
         );
         assert!(AppliedSettings::plan(&to, &to).is_empty());
+    }
+
+    #[test]
+    fn the_encoding_is_set_before_values_that_are_in_it() {
+        let to = of(&[
+            ("app.tenant", "'a'"),
+            ("client_encoding", "b"),
+            ("work_mem", "1"),
+        ]);
+        let sets = [
+            "SET \"client_encoding\" TO b",
+            "SET \"app\".\"tenant\" TO 'a'",
+            "SET \"work_mem\" TO 1",
+        ];
+        assert_eq!(AppliedSettings::plan(&of(&[]), &to), sets);
+        let all = AppliedSettings::plan(&AppliedSettings::unknown(), &to);
+        assert!(all.ends_with(&sets.map(str::to_owned)), "{all:?}");
     }
 
     #[test]

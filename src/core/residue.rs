@@ -204,6 +204,17 @@ impl Residue {
         }
     }
 
+    /// Takes in a row whose value is not UTF-8: nobody can repeat it elsewhere.
+    pub fn add_unreadable(&mut self, kind: &str) {
+        if let Some(name) = kind.strip_prefix("set:").filter(|name| name.contains('.')) {
+            self.options.push(name.to_ascii_lowercase());
+        }
+        self.reads = Reads::Here;
+        if kind != "held" {
+            self.bind(PinReason::Setting);
+        }
+    }
+
     /// How others than ASCII letters are folded depends on the database, and the name of an array's
     /// type is made of its element's, cut short.
     fn hold(&mut self, name: &str) {

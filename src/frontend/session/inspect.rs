@@ -347,7 +347,12 @@ pub(super) fn residue(rows: &[Box<[u8]>], login: &str) -> Result<Residue, Malfor
             return Err(Malformed);
         }
         let kind = text(&mut reader)?.ok_or(Malformed)?;
-        residue.add(&kind, text(&mut reader)?.as_deref(), login);
+        let value = field(&mut reader)?.map(std::str::from_utf8);
+        match value {
+            Some(Err(_)) => residue.add_unreadable(&kind),
+            Some(Ok(value)) => residue.add(&kind, Some(value), login),
+            None => {}
+        }
     }
     Ok(residue)
 }
@@ -366,15 +371,18 @@ fn sources(rows: &[Box<[u8]>]) -> Result<SettingNames, Malformed> {
     Ok(names)
 }
 
-/// One field of a `DataRow`.
+/// One field of a `DataRow`, in the client's encoding.
+fn field<'a>(reader: &mut Reader<'a>) -> Result<Option<&'a [u8]>, Malformed> {
+    match usize::try_from(reader.int32()?) {
+        Ok(length) => reader.bytes(length).map(Some),
+        Err(_) => Ok(None),
+    }
+}
+
+/// The same as far as it is UTF-8.
 pub(super) fn text(reader: &mut Reader<'_>) -> Result<Option<String>, Malformed> {
-    let length = reader.int32()?;
-    let Ok(length) = usize::try_from(length) else {
-        return Ok(None);
-    };
-    Ok(Some(
-        String::from_utf8_lossy(reader.bytes(length)?).into_owned(),
-    ))
+    let field = field(reader)?;
+    Ok(field.map(|bytes| String::from_utf8_lossy(bytes).into_owned()))
 }
 
 /// Whether the statement may draw a number from a sequence.

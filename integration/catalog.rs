@@ -2,6 +2,8 @@
 
 #![cfg(test)]
 
+#[path = "catalog/databases.rs"]
+mod databases;
 #[path = "catalog/ddl.rs"]
 mod ddl;
 mod harness;

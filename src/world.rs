@@ -22,7 +22,7 @@ use crate::published::Published;
 
 pub use causal_store::{CausalStore, Others, SharedKey, StoreMessage};
 pub use crossings::Crossings;
-pub use database_catalog::{DatabaseCatalog, DdlMark, PreparedTransactions};
+pub use database_catalog::{DatabaseCatalog, DdlMark, Occupant, PreparedTransactions};
 pub use demand::FreshnessDemand;
 pub use positions::Positions;
 pub use role_lookups::{RoleLookups, RoleQuestion, Unanswered};
@@ -123,6 +123,12 @@ impl CatalogDirectory {
         entries.insert(Arc::from(database), Arc::clone(&entry));
         self.added.notify_waiters();
         Some(entry)
+    }
+
+    /// The catalog of `database`, if there is one.
+    pub fn find(&self, database: &str) -> Option<Arc<DatabaseCatalog>> {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.get(database).cloned()
     }
 
     /// The catalogs of the same databases under a later list of nodes, not loaded yet.

@@ -297,6 +297,17 @@ impl Pools {
         }
     }
 
+    /// Closes the idle connections to `database`, of every node and user.
+    pub fn leave_database(&self, database: &str) {
+        for pool in self
+            .nodes
+            .iter()
+            .flat_map(|node| node.of_database(database))
+        {
+            pool.close_idle();
+        }
+    }
+
     /// What the newest connection with this database, user and start-up parameters, to whichever
     /// node, has reported; `None` if there was none since the pools of its node were last closed.
     pub fn startup_parameters(

@@ -125,6 +125,14 @@ impl NodePools {
         statuses.collect()
     }
 
+    /// The pools of one database.
+    pub(super) fn of_database(&self, database: &str) -> Vec<Arc<Pool>> {
+        let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);
+        pools
+            .get(database)
+            .map_or_else(Vec::new, |users| users.values().cloned().collect())
+    }
+
     fn all(&self) -> Vec<Arc<Pool>> {
         let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);
         pools.values().flat_map(HashMap::values).cloned().collect()

@@ -196,6 +196,10 @@ impl Keeper {
             let due_early = tokio::select! {
                 () = self.catalog.load_due(QUIET) => true,
                 () = tokio::time::sleep(REFRESH_INTERVAL) => false,
+                () = self.catalog.is_to_leave() => {
+                    kept = Kept::default();
+                    continue;
+                }
             };
             let began = Instant::now();
             let mark = self.catalog.ddl_mark();

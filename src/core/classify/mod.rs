@@ -31,6 +31,7 @@ mod apart;
 mod bridge;
 mod copy;
 mod counters;
+mod database;
 mod ddl;
 mod deallocate;
 mod dispatch;
@@ -54,6 +55,7 @@ mod transaction;
 
 pub use analysis::{Analysis, analyse};
 pub use apart::{Held, is_apart_from};
+pub use database::database_to_leave;
 pub use deallocate::deallocated_name;
 pub use judge::judge;
 pub use normalise::{Normalised, normalise};

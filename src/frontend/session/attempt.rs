@@ -67,6 +67,10 @@ impl Session {
             count: 0,
             misrouted: None,
         };
+        if let Some(database) = self.database_to_leave(plan, extent) {
+            // Boxed: hardly any segment comes here.
+            Box::pin(self.leave_database(&database)).await;
+        }
         let unnamed = self.state.unnamed.clone();
         loop {
             match self.attempt(plan, &mut extent, &mut attempts).await {

@@ -2,13 +2,48 @@
 //! committed by whichever session.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Session;
 use super::plan::Plan;
+use super::serve::Extent;
+use crate::core::classify::database_to_leave;
 use crate::core::statement::{CatalogEffect, TwoPhaseStep};
 use crate::protocol::replies::Outcome;
 
+/// How often it is looked whether the last client has left a database, and the pause between.
+const LEAVING_LOOKS: usize = 20;
+const LEAVING_PAUSE: Duration = Duration::from_millis(25);
+
 impl Session {
+    /// The database that must be left for what the segment does, if it is that.
+    pub(super) fn database_to_leave(&self, plan: &Plan, extent: Extent) -> Option<String> {
+        let alone = self.block.is_none() && plan.is_one_definition();
+        self.only_text(extent)
+            .filter(|_| alone)
+            .and_then(database_to_leave)
+    }
+
+    /// Closes what pgweir keeps open to a database that no client uses. The last one may just be leaving;
+    /// the server waits some seconds too.
+    pub(super) async fn leave_database(&self, database: &str) {
+        let known = self.cluster.world.catalogs.find(database);
+        if let Some(catalog) = &known {
+            for _ in 0..LEAVING_LOOKS {
+                if catalog.is_empty() {
+                    break;
+                }
+                tokio::time::sleep(LEAVING_PAUSE).await;
+            }
+        }
+        if known.as_ref().is_none_or(|catalog| catalog.is_empty()) {
+            self.cluster.pools.leave_database(database);
+            if let Some(catalog) = known {
+                catalog.leave();
+            }
+        }
+    }
+
     /// Notes what a segment has done in a block, which behind it has `done` this. The node has answered
     /// everything.
     pub(super) fn change_catalog(&self, plan: &Plan, done: &CatalogEffect, outcome: Outcome) {

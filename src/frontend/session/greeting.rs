@@ -24,6 +24,7 @@ impl Session {
         let parameters = self.parameters().await?;
         // Not before a node has shown that the database exists: there is room for a number of them.
         self.catalog = self.cluster.world.catalogs.of(&self.key.database);
+        self.state.occupant = self.catalog.as_ref().map(|catalog| catalog.enter());
         // Its client may have written that in an earlier session.
         let last_write = self
             .catalog

@@ -180,7 +180,7 @@ impl Session {
 
     /// The text of a segment that runs one text and nothing else: a Query, or the unnamed statement
     /// and portal.
-    fn only_text(&self, extent: Extent) -> Option<&[u8]> {
+    pub(super) fn only_text(&self, extent: Extent) -> Option<&[u8]> {
         let bytes = self.inbound.filled().get(..extent.length)?;
         match extent.end {
             SegmentEnd::Query => query_text(bytes.get(HEADER_BYTES..)?).ok(),

@@ -17,10 +17,13 @@ use crate::frontend::session::token::Prepared as PreparedTokens;
 use crate::frontend::session::unnamed::UnnamedStatement;
 use crate::frontend::statements::Prepared;
 use crate::protocol::backend::TransactionStatus;
+use crate::world::Occupant;
 
 /// What one session has told pgweir.
 #[derive(Debug, Default)]
 pub(super) struct SessionState {
+    /// Its place in its database.
+    pub(super) occupant: Option<Occupant>,
     /// What its reads must see.
     pub(super) guarantee: SessionGuarantee,
     /// Settings that every connection it uses must have.

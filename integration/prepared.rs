@@ -3,6 +3,8 @@
 #![cfg(test)]
 
 mod harness;
+#[path = "prepared/long.rs"]
+mod long;
 #[path = "prepared/pipelines.rs"]
 mod pipelines;
 

@@ -4,7 +4,7 @@ use super::link::{ClientSide, Link, Pause, Until};
 use super::plan::{Plan, unread};
 use super::refusal::length_refusal;
 use super::serve::Extent;
-use super::{Session, SessionEnd, SessionTexts, now};
+use super::{Session, SessionEnd, SessionTexts, Skipping, now};
 use crate::core::router::{RouteReason, RouteRequest};
 use crate::core::snapshot::NodeRole;
 use crate::core::statement::{CatalogEffect, PinReason};
@@ -13,7 +13,7 @@ use crate::frontend::error::{Limit, ProxyError};
 use crate::limits::{SEGMENT_BYTES, STATEMENT_BYTES};
 use crate::protocol::frame::{FrameHeader, HEADER_BYTES};
 use crate::protocol::frontend::{Bind, tag};
-use crate::protocol::message::Reader;
+use crate::protocol::message::{Reader, write_message};
 use crate::protocol::outstanding::{Disposition, Expected};
 use crate::protocol::replies::Hold;
 use crate::protocol::segment::SegmentEnd;
@@ -33,11 +33,11 @@ impl Session {
     /// Serves a segment of which `whole` bytes are whole messages, and more is still to come. It goes
     /// to the primary, since it cannot be sent twice.
     pub(super) async fn serve_long(&mut self, whole: usize) -> Result<(), SessionEnd> {
+        if let Some(length) = self.length_to_drop(whole) {
+            return self.drop_unread(length).await;
+        }
         if self.must_hold(whole) {
             return self.read_more().await;
-        }
-        if let (0, Some(length)) = (whole, self.copy_message()) {
-            return self.drop_stray(length).await;
         }
         let arrived = now();
         self.look_at_unread_options();
@@ -83,16 +83,20 @@ impl Session {
         true
     }
 
-    /// The length of the COPY message that comes next; `None` if another message comes.
-    fn copy_message(&self) -> Option<usize> {
+    /// How much is dropped of what comes next: a COPY message, whose COPY has ended, and what stands
+    /// between an error of pgweir's own and the Sync, which ends a segment.
+    fn length_to_drop(&self, whole: usize) -> Option<usize> {
+        if self.skipping == Skipping::UntilSync && whole > 0 {
+            return Some(whole);
+        }
         let header = FrameHeader::parse(self.inbound.filled(), self.max_message_bytes);
         let header = header.ok().flatten()?;
-        matches!(header.tag, tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL)
-            .then(|| header.total())
+        let is_copy = matches!(header.tag, tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL);
+        (whole == 0 && (is_copy || self.skipping == Skipping::UntilSync)).then(|| header.total())
     }
 
-    /// Drops a message whose COPY has ended, as it comes.
-    async fn drop_stray(&mut self, mut length: usize) -> Result<(), SessionEnd> {
+    /// Drops messages as they come.
+    async fn drop_unread(&mut self, mut length: usize) -> Result<(), SessionEnd> {
         self.walked = 0;
         loop {
             let here = length.min(self.inbound.filled().len());
@@ -295,6 +299,10 @@ impl Session {
         if link.waiting.is_some() {
             plan.cut(counts);
             return Ok(false);
+        }
+        if link.to_server.writer().len() == at {
+            // Nothing of it is for the node, which ignores COPY data where there is no COPY.
+            write_message(link.to_server.writer(), tag::COPY_DATA, |_| {});
         }
         link.to_server.lengthen_last_message(at, rest);
         link.passing = rest;

@@ -45,8 +45,9 @@ pub const BUFFERS_KEPT_PER_WORKER: usize = 64;
 /// one is sent to the primary as it arrives.
 pub const SEGMENT_BYTES: usize = 256 * 1024;
 
-/// Longest Parse or Describe message that is held whole, in bytes (its text is needed again when
-/// the statement moves to another connection).
+/// Longest Query or Parse message that is held whole, in bytes (its text is needed to route it, and again
+/// when the statement moves to another connection). A longer one is sent to the primary as it arrives,
+/// and the session stays there.
 pub const STATEMENT_BYTES: usize = 16 * 1024 * 1024;
 
 /// Bytes written towards a node or a client that may wait for the socket before reading stops.

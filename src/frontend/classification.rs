@@ -61,6 +61,16 @@ impl CachedText {
         }
     }
 
+    /// A text that is too long to be held.
+    pub fn unread() -> Self {
+        Self {
+            analysis: Analysis::unread(),
+            own: None,
+            identity: Box::default(),
+            judged: ArcSwapOption::empty(),
+        }
+    }
+
     /// The statement for pgweir itself that the text is, if it is one.
     pub fn own(&self) -> Option<&ProxyStatement> {
         self.own.as_ref()

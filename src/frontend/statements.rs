@@ -44,8 +44,19 @@ pub struct Prepared {
     known_at: AtomicU64,
     /// The settings it was parsed with.
     settings: Arc<AppliedSettings>,
-    /// What the node said of it first; `None` for the unnamed one.
+    /// What the node said of it first; `None` for the unnamed one, and where its text is not held.
     described: Option<Described>,
+    /// Where it can be used.
+    place: Place,
+}
+
+/// Where a statement can be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// On every connection: its text is held.
+    Anywhere,
+    /// On the connection that has parsed it: its text is too long to be held.
+    Here,
 }
 
 /// When a statement was parsed or compared.
@@ -59,6 +70,16 @@ impl Prepared {
     /// Its name on the nodes.
     pub fn server_name(&self) -> &[u8] {
         &self.server_name
+    }
+
+    /// Whether only the connection that has parsed it can have it, under [`Self::server_name`].
+    pub fn stays(&self) -> bool {
+        self.place == Place::Here
+    }
+
+    /// The same under another name than the client's `name` for it.
+    pub fn stays_unlike(&self, name: &[u8]) -> bool {
+        self.stays() && *self.server_name != *name
     }
 
     /// Where what the node says of it is kept.
@@ -295,6 +316,23 @@ impl StatementRegistry {
             known_at: AtomicU64::new(0),
             settings: Arc::clone(settings),
             described: None,
+            place: Place::Anywhere,
+        }
+    }
+
+    /// A statement whose text is not held. The node that parses it knows it by `name`, or by a name of
+    /// pgweir's without one.
+    pub fn streamed(
+        &self,
+        name: Option<&[u8]>,
+        settings: &Arc<AppliedSettings>,
+        text: &Arc<CachedText>,
+    ) -> Prepared {
+        let statement = self.unshared(&[], &[0, 0], settings, text);
+        Prepared {
+            server_name: name.map_or(statement.server_name, Box::from),
+            place: Place::Here,
+            ..statement
         }
     }
 

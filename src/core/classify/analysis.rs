@@ -20,6 +20,14 @@ pub struct Analysis {
 }
 
 impl Analysis {
+    /// The facts of a text that nobody has read: it may be anything.
+    pub fn unread() -> Self {
+        Self {
+            statements: Box::new([StatementFacts::doubtful(Reason::TooLong)]),
+            hint: Hint::default(),
+        }
+    }
+
     /// The relations that are read, as written: a name stands for a relation, or for a query of
     /// WITH where that name is one.
     pub fn relations(&self) -> impl Iterator<Item = (Option<&str>, &str)> {
@@ -49,11 +57,7 @@ impl Analysis {
 /// up to `CLASSIFY_SCAN_BYTES` and constant beyond.
 pub fn analyse(sql: &[u8]) -> Analysis {
     if sql.len() > CLASSIFY_SCAN_BYTES {
-        let facts = StatementFacts::doubtful(Reason::TooLong);
-        return Analysis {
-            statements: Box::new([facts]),
-            hint: Hint::default(),
-        };
+        return Analysis::unread();
     }
     let extent = if sql.len() > CLASSIFY_TEXT_BYTES {
         Extent::Heads

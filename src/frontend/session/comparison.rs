@@ -114,16 +114,7 @@ impl Session {
             learned: None,
             unsure: part.unsure,
         };
-        let connection = &mut *link.lease;
-        let mut to = Destination {
-            out: link.to_server.writer(),
-            replies: &mut link.replies,
-            node: Some(NodeStatements {
-                prepared: &mut connection.prepared,
-                unnamed: &mut connection.unnamed_owner,
-                names: link.names,
-            }),
-        };
+        let mut to = link.destination();
         if let Translated::UpTo(at, statement) = translation.messages(part.bytes, &mut to)? {
             let rest = part.bytes.get(at..).unwrap_or_default();
             link.waiting = Some(Box::new(Waiting {
@@ -197,6 +188,20 @@ impl Session {
 }
 
 impl Link {
+    /// Where translated messages for the node go.
+    pub(super) fn destination(&mut self) -> Destination<'_> {
+        let connection = &mut *self.lease;
+        Destination {
+            out: self.to_server.writer(),
+            replies: &mut self.replies,
+            node: Some(NodeStatements {
+                prepared: &mut connection.prepared,
+                unnamed: &mut connection.unnamed_owner,
+                names: self.names,
+            }),
+        }
+    }
+
     /// Lets the node forget a statement.
     fn close_statement(&mut self, statement: &Prepared) {
         self.lease.prepared.remove(statement.id);

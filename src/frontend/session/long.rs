@@ -2,6 +2,7 @@
 
 use super::link::{ClientSide, Link, Pause, Until};
 use super::plan::{Plan, unread};
+use super::prologue::Unprepared;
 use super::refusal::length_refusal;
 use super::serve::Extent;
 use super::{Session, SessionEnd, SessionTexts, Skipping, now};
@@ -48,6 +49,10 @@ impl Session {
             Some(link) => link,
             None => self.open_primary(arrived).await?,
         };
+        if self.names_streamed(whole) && link.can_adopt_names() {
+            let adopted = Box::pin(self.adopt_names(&mut link)).await;
+            adopted.map_err(|Unprepared| ProxyError::ConnectionLost)?;
+        }
         link.scanner.begin(Hold::Released);
         self.pending.clear();
         self.walked = 0;
@@ -65,22 +70,37 @@ impl Session {
 
     /// Whether the message that is not whole yet is to be held until it is: its text is needed.
     fn must_hold(&mut self, whole: usize) -> bool {
-        let rest = self.inbound.filled().get(whole..).unwrap_or_default();
-        let header = FrameHeader::parse(rest, self.max_message_bytes);
-        let Ok(Some(header)) = header else {
+        let Some((header, _)) = self.unfinished(whole) else {
             return false;
         };
         let holds_text = matches!(header.tag, tag::QUERY | tag::PARSE);
         if !holds_text || header.total() > STATEMENT_BYTES {
             return false;
         }
+        self.make_room_for_statement();
+        !self.inbound.is_full()
+    }
+
+    /// Whether the message that is not whole yet prepares a statement, under a name, that is not held:
+    /// then SQL finds it if the connection knows the client's names.
+    fn names_streamed(&self, whole: usize) -> bool {
+        self.unfinished(whole).is_some_and(|(header, body)| {
+            let names = body.first().is_some_and(|first| *first != 0);
+            names && header.tag == tag::PARSE && header.total() > STATEMENT_BYTES
+        })
+    }
+
+    /// The header of the message that is not whole yet, and what is there of its body.
+    fn unfinished(&self, whole: usize) -> Option<(FrameHeader, &[u8])> {
+        let rest = self.inbound.filled().get(whole..)?;
+        let header = FrameHeader::parse(rest, self.max_message_bytes);
+        Some((header.ok().flatten()?, rest.get(HEADER_BYTES..)?))
+    }
+
+    fn make_room_for_statement(&mut self) {
         if self.inbound.is_full() {
             self.inbound.grow(STATEMENT_BYTES + SEGMENT_BYTES);
         }
-        if self.inbound.is_full() {
-            return false;
-        }
-        true
     }
 
     /// How much is dropped of what comes next: a COPY message, whose COPY has ended, and what stands
@@ -196,11 +216,21 @@ impl Session {
                         return Ok(Fed::End(end));
                     }
                 }
+                // Of a long one the names are here then.
+                tag::BIND | tag::PARSE if filled.len() < SEGMENT_BYTES => {
+                    self.make_room();
+                    return Ok(Fed::Starved);
+                }
+                tag::PARSE if header.total() <= STATEMENT_BYTES => {
+                    self.make_room_for_statement();
+                    return Ok(Fed::Starved);
+                }
                 _ if filled.len() < SEGMENT_BYTES && header.total() <= SEGMENT_BYTES => {
                     self.make_room();
                     return Ok(Fed::Starved);
                 }
                 tag::QUERY | tag::FUNCTION_CALL => self.pass_raw(link, header),
+                tag::PARSE => self.pass_parse(link, plan, header)?,
                 tag::BIND => {
                     if !self.pass_bind(link, plan, header)? {
                         return Ok(Fed::Waiting);

@@ -47,6 +47,7 @@ mod settle;
 mod shared_keys;
 mod spare;
 mod state;
+mod streamed;
 mod texts;
 mod token;
 mod train;

@@ -64,7 +64,7 @@ impl Session {
         let registry = &self.cluster.shared.statements;
         let at = now();
         for (name, statement) in self.state.statements.iter() {
-            if own::statement_of(&statement.text).is_some() {
+            if own::statement_of(&statement.text).is_some() || statement.stays() {
                 continue;
             }
             let is_current = registry.is_current(statement, &self.state.settings, at);
@@ -153,7 +153,12 @@ impl Link {
     pub(super) fn must_adopt_names(&self, plan: &Plan) -> bool {
         let mut statements = plan.texts.iter().flat_map(|text| text.statements.iter());
         statements.any(|one| one.session == SessionEffect::Pins(PinReason::SqlPrepare))
-            && self.names == Names::Shared
+            && self.can_adopt_names()
+    }
+
+    /// Whether the connection does not know the names and can be told them.
+    pub(super) fn can_adopt_names(&self) -> bool {
+        self.names == Names::Shared
             && self.route.role == NodeRole::Primary
             && self.batch != Batch::Open
             && self.is_quiet()

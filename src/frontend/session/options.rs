@@ -14,6 +14,7 @@ use crate::core::statement::{
     Asks, Made, NamedOption, PinReason, SessionEffect, TransactionControl,
 };
 use crate::frontend::error::ProxyError;
+use crate::frontend::statements::Prepared;
 use crate::protocol::backend::SqlState;
 use crate::protocol::message::Reader;
 use crate::protocol::replies::Outcome;
@@ -117,7 +118,10 @@ impl Session {
 
     /// The same on a connection that the session holds, outside a block.
     pub(super) async fn provide_options_here(&mut self, link: &mut Link) -> Result<(), SessionEnd> {
-        if self.wanted_options.scope == NamesScope::Any {
+        // A Query of pgweir's own would end an unnamed statement that cannot be sent again.
+        let unnamed = self.state.unnamed.latest().map(AsRef::as_ref);
+        let has_to_stay = unnamed.is_some_and(Prepared::stays);
+        if self.wanted_options.scope == NamesScope::Any || has_to_stay {
             return Ok(());
         }
         // A cancel request that comes late must not hit pgweir's own query.

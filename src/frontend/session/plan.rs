@@ -199,6 +199,20 @@ impl Plan {
         Ok(())
     }
 
+    /// Adds a Parse under this name whose text is too long to be read.
+    ///
+    /// # Errors
+    /// None of such a text.
+    pub(super) fn add_unread(
+        &mut self,
+        name: &[u8],
+        text: &Arc<CachedText>,
+        texts: &mut impl Texts,
+    ) -> Result<(), ProxyError> {
+        self.names.push((name.to_vec(), Arc::clone(text)));
+        self.route(text, texts).map(drop)
+    }
+
     /// How many texts it names and runs.
     pub(super) fn counts(&self) -> (usize, usize) {
         (self.texts.len(), self.executed.len())
@@ -283,7 +297,12 @@ impl Plan {
                 match Named::read(body)? {
                     Named::Portal(name) if state.proxy_portals.contains_key(name) => {}
                     Named::Portal(_) | Named::Unknown => self.need_node(),
-                    Named::Statement(_) => {}
+                    Named::Statement(name) => {
+                        let known = state.statements.find(name);
+                        if known.is_some_and(|statement| statement.stays()) {
+                            self.need_node();
+                        }
+                    }
                 }
             }
             tag::FUNCTION_CALL => {

@@ -188,7 +188,7 @@ impl Translation<'_> {
                 let name = String::from_utf8_lossy(parse.name).into_owned();
                 return Err(ProxyError::DuplicateStatement { name });
             }
-            if !to.has_client_names() {
+            if !to.has_client_names() || existing.stays_unlike(&name) {
                 // The node refuses the second Parse of a name (42P05), as it would without pgweir.
                 let parsed = Expected::Parsed(Disposition::Discard, Some(existing.id));
                 to.prepare(&existing, &existing.types, parsed);
@@ -365,7 +365,8 @@ impl Translation<'_> {
         Ok(())
     }
 
-    /// Statements are shared between clients, so closing one only forgets the client's name for it.
+    /// Statements are shared between clients, so closing one only forgets the client's name for it, unless
+    /// no other client can have it.
     fn close(&mut self, named: Named<'_>, message: &[u8], to: &mut Destination<'_>) {
         match named {
             Named::Portal(name) => {
@@ -382,9 +383,13 @@ impl Translation<'_> {
                     to.replies.push(Expected::AlreadyClosed(Called::Unnamed));
                 } else {
                     let is_theirs = self.is_theirs(name, to);
+                    let known = self.named(name).map(|(_, statement)| statement);
                     self.pending.push(Change::Closed(name.into()));
                     if is_theirs {
                         to.copy(message, Expected::ClosedNamed);
+                    } else if let Some(statement) = known.filter(|one| one.stays()) {
+                        write_named_statement(to.out, tag::CLOSE, statement.server_name());
+                        to.replies.push(Expected::ClosedNamed);
                     } else {
                         to.replies.push(Expected::AlreadyClosed(Called::Named));
                     }
@@ -395,8 +400,8 @@ impl Translation<'_> {
 
     /// Whether the node knows the name as the client does.
     fn is_theirs(&self, name: &[u8], to: &Destination<'_>) -> bool {
-        let is_own = |(_, statement): (_, Arc<Prepared>)| is_own(&statement);
-        to.has_client_names() && !name.is_empty() && !self.named(name).is_some_and(is_own)
+        let is_other = |(_, one): (_, Arc<Prepared>)| is_own(&one) || one.stays_unlike(name);
+        to.has_client_names() && !name.is_empty() && !self.named(name).is_some_and(is_other)
     }
 
     /// The statement, and the client's name for it unless it is the unnamed one.

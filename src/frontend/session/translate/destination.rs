@@ -49,25 +49,25 @@ impl Destination<'_> {
         }
     }
 
-    /// Whether there is a node, and its connection has not got the statement.
-    pub(super) fn lacks(&mut self, id: u64) -> bool {
+    /// Whether there is a node, and its connection has not got the statement and can get it.
+    pub(super) fn lacks(&mut self, statement: &Prepared) -> bool {
         let node = self.node.as_mut();
-        node.is_some_and(|node| !node.prepared.touch(id))
+        node.is_some_and(|node| !statement.stays() && !node.prepared.touch(statement.id))
     }
 
-    /// Sends a Parse if the connection lacks the statement; `false` if it has it.
-    pub(super) fn prepare(
+    /// Sends a Parse if the connection lacks the statement; `false` if it has it or cannot get it.
+    pub(in crate::frontend::session) fn prepare(
         &mut self,
         statement: &Prepared,
         types: &[u8],
         expected: Expected,
     ) -> bool {
+        if !self.lacks(statement) {
+            return false;
+        }
         let Some(node) = &mut self.node else {
             return false;
         };
-        if node.prepared.touch(statement.id) {
-            return false;
-        }
         if let Some(evicted) = node.prepared.insert(statement.id) {
             write_named_statement(self.out, tag::CLOSE, server_name(evicted).as_bytes());
             self.replies.push(Expected::Closed(Disposition::Discard));
@@ -88,10 +88,14 @@ impl Destination<'_> {
         self.replies.push(parsed);
     }
 
-    /// Sends the unnamed statement again if another one has taken its place on the connection.
+    /// Sends the unnamed statement again if another one has taken its place on the connection. One that
+    /// cannot be sent again is gone, as the node then says.
     pub(super) fn prepare_unnamed(&mut self, statement: &Prepared) {
         let Some(node) = &mut self.node else { return };
         if *node.unnamed != Some(statement.id) {
+            if statement.stays() {
+                return self.drop_unnamed();
+            }
             *node.unnamed = Some(statement.id);
             write_parse(self.out, b"", &statement.sql, &statement.types);
             self.replies

@@ -46,7 +46,7 @@ impl Translation<'_> {
         behind: &[u8],
         to: &mut Destination<'_>,
     ) -> Provided {
-        if !to.lacks(statement.id) {
+        if !to.lacks(statement) {
             if self.unsure.may_be_missing(statement.id) {
                 to.prepare_anew(statement);
             }

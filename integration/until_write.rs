@@ -209,3 +209,26 @@ async fn other_isolation_levels_are_the_primarys() {
         client.run("COMMIT");
     }
 }
+
+#[tokio::test]
+async fn a_text_that_is_too_long_to_be_read_goes_on_on_the_primary() {
+    let proxy = proxy("uw_long", "until_write").await;
+    let long = format!("SELECT length('{}')", "z".repeat(17 << 20));
+    for begin in ["BEGIN", "BEGIN READ ONLY"] {
+        let mut client = Wire::connect(proxy.port());
+        begin_on_replica(&mut client, begin, "SELECT count(*) FROM uw_long");
+        client.send(&[parse("", &long), bind("", &[]), execute("", 0), sync()].concat());
+        assert_eq!(outcome(&client.until_ready()), (vec![], b'T'), "{begin}");
+        client.send(&wire::query(&long));
+        assert_eq!(outcome(&client.until_ready()), (vec![], b'T'), "{begin}");
+        assert_eq!(role(&mut client), "primary", "{begin}");
+        let answer = client.query("INSERT INTO uw_long VALUES (3)");
+        let errors = if begin == "BEGIN" {
+            vec![]
+        } else {
+            vec!["25006".to_owned()]
+        };
+        assert_eq!(outcome(&answer).0, errors, "{begin}");
+        client.run("ROLLBACK");
+    }
+}

@@ -81,6 +81,18 @@ async fn long_unnamed_statements_get_the_answers_of_the_primary() {
             ],
         ),
         (
+            "in a block that reads",
+            vec![
+                query("BEGIN READ ONLY"),
+                query("SELECT count(*) FROM t"),
+                all(&long()),
+                used(""),
+                query("INSERT INTO w VALUES (1)"),
+                query("ROLLBACK"),
+                used(""),
+            ],
+        ),
+        (
             "that fail",
             vec![
                 prepared("", &long()),

@@ -44,7 +44,8 @@ impl Session {
         self.look_at_unread_options();
         let mut link = match self.link.take() {
             Some(link) if link.route.role == NodeRole::Replica => {
-                return Err(SessionEnd::Fatal(super::replica_block::REFUSED));
+                // Boxed: hardly any segment comes here, and every idle session would keep room for it.
+                Box::pin(self.leave_replica_unread(link, arrived)).await?
             }
             Some(link) => link,
             None => self.open_primary(arrived).await?,

@@ -209,8 +209,13 @@ impl Plan {
         text: &Arc<CachedText>,
         texts: &mut impl Texts,
     ) -> Result<(), ProxyError> {
-        self.names.push((name.to_vec(), Arc::clone(text)));
-        self.route(text, texts).map(drop)
+        let read = Read {
+            text: Arc::clone(text),
+            reading: Reading::Doubtful,
+        };
+        let routed = self.route(&read, texts).map(drop);
+        self.names.push((name.to_vec(), read));
+        routed
     }
 
     /// How many texts it names and runs.

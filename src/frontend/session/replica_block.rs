@@ -3,10 +3,13 @@
 //! Every statement of a READ COMMITTED block takes a snapshot of its own, so as long as the block
 //! has done nothing but read, it can go on in a new block on the primary. Otherwise it cannot go on.
 
+use std::time::Instant;
+
 use super::block::OpenBlock;
 use super::link::Link;
 use super::plan::{Needs, Plan};
 use super::serve::Extent;
+use super::settle::Batch;
 use super::{Session, SessionEnd};
 use crate::core::router::{RouteReason, RouteRequest};
 use crate::core::segment::{may_join_replica_block, may_stay_on_replica};
@@ -18,7 +21,7 @@ use crate::protocol::backend::TransactionStatus;
 use crate::protocol::replies::Hold;
 
 /// What the client is told when the block cannot go on.
-pub(super) const REFUSED: ProxyError = ProxyError::Unsupported(
+const REFUSED: ProxyError = ProxyError::Unsupported(
     "this statement must run on the primary, and its read-only transaction runs on a replica",
 );
 
@@ -105,16 +108,56 @@ impl Session {
             }
             Leaving::Refused(error) => return Err(SessionEnd::Fatal(error)),
         };
-        self.end_replica_block(link).await;
-        let request = RouteRequest::to_primary(RouteReason::Transaction);
-        let mut primary = self.link_for(&request, extent.arrived).await?;
-        if !self.run_own(&mut primary, begin).await {
-            return Err(ProxyError::ConnectionLost.into());
-        }
+        let mut primary = self.begin_anew(link, begin, extent.arrived).await?;
         self.use_names(&mut primary, plan).await?;
         self.send(&mut primary, plan, extent, Hold::Released)?;
         self.inbound.consume(extent.length);
         self.finish(primary, plan, extent).await
+    }
+
+    /// A connection to the primary, on which the block goes on, for a segment that nobody has read.
+    ///
+    /// # Errors
+    /// When the block cannot be moved.
+    pub(super) async fn leave_replica_unread(
+        &mut self,
+        link: Box<Link>,
+        arrived: Instant,
+    ) -> Result<Box<Link>, SessionEnd> {
+        let fails = link.scanner.status == TransactionStatus::Failed;
+        if fails || link.batch != Batch::Closed || !link.is_quiet() {
+            return Err(SessionEnd::Fatal(REFUSED));
+        }
+        let block = self.block.as_deref_mut();
+        if let Some(begin) = block.and_then(|block| block.until_write.take()) {
+            self.end_replica_block(link).await;
+            self.put_off_on_primary(begin);
+            let request = RouteRequest::to_primary(RouteReason::NotUnderstood);
+            return self.link_for(&request, arrived).await;
+        }
+        let begin = self.block.as_ref().and_then(|block| block.begun_anew());
+        match begin {
+            Some(begin) if self.is_read_committed(arrived).await => {
+                self.begin_anew(link, begin, arrived).await
+            }
+            Some(_) | None => Err(SessionEnd::Fatal(REFUSED)),
+        }
+    }
+
+    /// Begins the block again on the primary.
+    async fn begin_anew(
+        &mut self,
+        link: Box<Link>,
+        begin: &str,
+        arrived: Instant,
+    ) -> Result<Box<Link>, SessionEnd> {
+        self.end_replica_block(link).await;
+        let request = RouteRequest::to_primary(RouteReason::Transaction);
+        let mut primary = self.link_for(&request, arrived).await?;
+        if !self.run_own(&mut primary, begin).await {
+            return Err(ProxyError::ConnectionLost.into());
+        }
+        Ok(primary)
     }
 
     /// Runs a segment in a block that cannot be moved.

@@ -174,13 +174,18 @@ impl Session {
         plan: &Plan,
         extent: Extent,
     ) -> Result<(), SessionEnd> {
+        self.put_off_on_primary(begin);
+        self.serve_routed(plan, extent).await
+    }
+
+    /// The block is to begin anew on the primary.
+    pub(super) fn put_off_on_primary(&mut self, begin: PutOff) {
         let block = self.block.get_or_insert_default();
         block.begun_under = None;
         block.put_off = Some(PutOff {
             on: On::Primary,
             ..begin
         });
-        self.serve_routed(plan, extent).await
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use crate::core::reading::{Bearing, READING, bearing};
 use crate::limits::PREPARED_PER_CONNECTION;
 
 /// Session settings that were set on top of the start-up values: name to value, the value being the
@@ -60,6 +61,45 @@ impl AppliedSettings {
             plan.extend(identity(to));
         }
         plan
+    }
+}
+
+impl AppliedSettings {
+    /// The statements that turn a connection with these settings into one that reads a text as one with
+    /// `other` does, and those that turn it back; `None` if it does so already. Where the schemas are others, the
+    /// server analyses a statement anew whatever it was parsed with.
+    pub fn read_as(&self, other: &Self) -> Option<(Vec<String>, Vec<String>)> {
+        let schemas = "search_path";
+        let is_analysed_anew = self.0.get(schemas) != other.0.get(schemas);
+        let decides = |name: &str| match bearing(name) {
+            Some(Bearing::Tokens) => true,
+            Some(Bearing::Meaning) => !is_analysed_anew,
+            None => false,
+        };
+        let (from, to) = (self.only(decides), other.only(decides));
+        (from != to).then(|| (Self::plan(&from, &to), Self::plan(&to, &from)))
+    }
+
+    /// The statements that make a connection of which nothing is known read a text as one with these
+    /// settings does.
+    pub fn read_as_from_unknown(&self) -> Vec<String> {
+        let all = READING.map(|(name, _)| (name.to_owned(), String::new()));
+        let to = self.only(|name| bearing(name).is_some());
+        Self::plan(&Self(all.into()), &to)
+    }
+
+    /// Whether the rest is the same: what does not decide how a text is read.
+    pub fn agrees_beside_reading(&self, other: &Self) -> bool {
+        self.beside_reading().eq(other.beside_reading())
+    }
+
+    fn beside_reading(&self) -> impl Iterator<Item = (&String, &String)> {
+        self.0.iter().filter(|(name, _)| bearing(name).is_none())
+    }
+
+    fn only(&self, wanted: impl Fn(&str) -> bool) -> Self {
+        let all = self.0.iter().filter(|(name, _)| wanted(name));
+        Self(all.map(|(n, v)| (n.clone(), v.clone())).collect())
     }
 }
 
@@ -264,6 +304,34 @@ mod tests {
             assert!(!AppliedSettings::needs_own_transaction(&late, &late));
         }
         assert!(!AppliedSettings::needs_own_transaction(&of(&[]), &plain));
+    }
+
+    #[test]
+    fn a_connection_reads_as_another_one_after_what_decides_that_has_changed() {
+        let now = of(&[("timezone", "b"), ("work_mem", "1")]);
+        let then = of(&[("timezone", "a"), ("client_encoding", "c"), ("role", "r")]);
+        let (there, back) = now.read_as(&then).unwrap();
+        let sets = ["SET \"client_encoding\" TO c", "SET \"timezone\" TO a"];
+        assert_eq!(there, sets);
+        let sets = ["RESET \"client_encoding\"", "SET \"timezone\" TO b"];
+        assert_eq!(back, sets);
+        let same = of(&[("timezone", "b"), ("role", "r")]);
+        assert_eq!(now.read_as(&same), None);
+        assert!(!now.agrees_beside_reading(&same));
+        assert!(now.agrees_beside_reading(&of(&[("work_mem", "1")])));
+    }
+
+    #[test]
+    fn with_other_schemas_only_tokens_stay_what_they_were() {
+        let now = of(&[("search_path", "x"), ("timezone", "b")]);
+        let then = of(&[("backslash_quote", "on"), ("timezone", "a")]);
+        let (there, back) = now.read_as(&then).unwrap();
+        assert_eq!(there, ["SET \"backslash_quote\" TO on"]);
+        assert_eq!(back, ["RESET \"backslash_quote\""]);
+        let from_unknown = then.read_as_from_unknown();
+        assert_eq!(from_unknown.len(), READING.len());
+        assert!(from_unknown.contains(&"SET \"timezone\" TO a".to_owned()));
+        assert!(from_unknown.contains(&"RESET \"datestyle\"".to_owned()));
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod guarantee;
 pub mod health;
 pub mod lsn;
 pub mod policy;
+pub mod reading;
 pub mod residue;
 pub mod retry;
 pub mod router;

@@ -136,6 +136,7 @@ pub fn may_stay_on_replica(statement: &StatementVerdict) -> bool {
             | SessionEffect::WatchesCounters
             | SessionEffect::DeallocateAll
             | SessionEffect::Setting(_)
+            | SessionEffect::LocalSetting(_)
     ) || lists_statements;
     // Another node's locks would exclude nobody.
     harmless

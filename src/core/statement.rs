@@ -185,6 +185,9 @@ pub enum SessionEffect {
     None,
     /// A setting that is repeated on whichever connection serves next.
     Setting(SettingChange),
+    /// A setting that decides what texts mean ([`super::reading`]) is changed until the transaction ends;
+    /// `None` if it was not read how.
+    LocalSetting(Option<SettingChange>),
     /// It looks at what the node counts of its scans and calls: the session's later reads are to be
     /// counted there too.
     WatchesCounters,

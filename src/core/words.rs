@@ -41,7 +41,7 @@ pub fn effects(verdict: &StatementVerdict) -> Vec<String> {
         TransactionControl::TwoPhase => facts.push("works on a prepared transaction".into()),
     }
     match &verdict.session {
-        SessionEffect::None => {}
+        SessionEffect::None | SessionEffect::LocalSetting(_) => {}
         SessionEffect::Setting(SettingChange::Set { name, .. }) => {
             facts.push(format!(
                 "sets {name}, repeated on every connection of the session"

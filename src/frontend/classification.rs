@@ -14,7 +14,10 @@ use crate::config::Policies;
 use crate::core::catalog::Catalog;
 use crate::core::classify::{Analysis, Held, Normalised, analyse, is_apart_from, judge, normalise};
 use crate::core::policy::RoutingPolicy;
-use crate::core::statement::{AccessMode, Classification, ProxyStatement, Reason, SessionEffect};
+use crate::core::segment::may_share_transaction;
+use crate::core::statement::{
+    AccessMode, Classification, ProxyStatement, Reason, SessionEffect, TransactionControl,
+};
 use crate::frontend::options::DatabaseOptions;
 use crate::limits::{CLASSIFICATION_CACHE_BYTES, CLASSIFY_TEXT_BYTES, LEARNED_WRITES};
 use crate::metrics::CacheOutcome;
@@ -25,9 +28,20 @@ pub struct CachedText {
     analysis: Analysis,
     /// The statement for pgweir itself that it is.
     own: Option<ProxyStatement>,
+    /// Whether something else may run before it in its transaction.
+    company: Company,
     /// What [`LearnedWrites`] knows it by: the text without its literals where that is safe.
     identity: Box<[u8]>,
     judged: ArcSwapOption<Judged>,
+}
+
+/// Whether something else may run before a text in its transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Company {
+    /// It may.
+    Bears,
+    /// It may not, or the text is about transactions itself.
+    None,
 }
 
 #[derive(Debug)]
@@ -52,10 +66,12 @@ pub struct Circumstances<'a> {
 impl CachedText {
     fn new(sql: &[u8], identity: &[u8]) -> Self {
         let analysis = analyse(sql);
-        let own = own_statement(&analysis);
+        // No catalog and no list bears on either.
+        let alone = judge(&analysis, None, &RoutingPolicy::default());
         Self {
             analysis,
-            own,
+            own: own_statement(&alone),
+            company: company(&alone),
             identity: identity.into(),
             judged: ArcSwapOption::empty(),
         }
@@ -66,6 +82,7 @@ impl CachedText {
         Self {
             analysis: Analysis::unread(),
             own: None,
+            company: Company::None,
             identity: Box::default(),
             judged: ArcSwapOption::empty(),
         }
@@ -74,6 +91,11 @@ impl CachedText {
     /// The statement for pgweir itself that the text is, if it is one.
     pub fn own(&self) -> Option<&ProxyStatement> {
         self.own.as_ref()
+    }
+
+    /// Whether something else may run before it in its transaction.
+    pub fn company(&self) -> Company {
+        self.company
     }
 
     /// The verdict in these circumstances.
@@ -123,14 +145,23 @@ impl Judged {
     }
 }
 
-/// No catalog and no list bears on a statement for pgweir itself.
-fn own_statement(analysis: &Analysis) -> Option<ProxyStatement> {
-    let classification = judge(analysis, None, &RoutingPolicy::default());
+fn company(classification: &Classification) -> Company {
+    let mut statements = classification.statements.iter();
+    let apart = statements.all(|one| one.transaction == TransactionControl::None);
+    if apart && may_share_transaction(classification) {
+        Company::Bears
+    } else {
+        Company::None
+    }
+}
+
+fn own_statement(classification: &Classification) -> Option<ProxyStatement> {
     match &*classification.statements {
         [only] => match &only.session {
             SessionEffect::Proxy(statement) => Some(statement.clone()),
             SessionEffect::None
             | SessionEffect::Setting(_)
+            | SessionEffect::LocalSetting(_)
             | SessionEffect::WatchesCounters
             | SessionEffect::DiscardAll
             | SessionEffect::DeallocateAll

@@ -43,7 +43,7 @@ pub struct Prepared {
     /// When that was, in milliseconds of [`StatementNumbers::clock`].
     known_at: AtomicU64,
     /// The settings it was parsed with.
-    settings: Arc<AppliedSettings>,
+    pub settings: Arc<AppliedSettings>,
     /// What the node said of it first; `None` for the unnamed one, and where its text is not held.
     described: Option<Described>,
     /// Where it can be used.
@@ -277,7 +277,8 @@ impl StatementRegistry {
 
     /// Whether the statement means what it meant when it was parsed: no table can have changed since,
     /// or is changing, as far as pgweir has seen, these are the settings of then, and it was not long ago
-    /// that the primary has said so (tables change without pgweir too).
+    /// that the primary has said so (tables change without pgweir too). Settings that decide how a text is read
+    /// may be others: it is always parsed with its own.
     pub fn is_current(
         &self,
         statement: &Prepared,
@@ -294,7 +295,8 @@ impl StatementRegistry {
             .checked_sub(statement.known_at.load(Ordering::Acquire));
         statement.generation.load(Ordering::Acquire) == self.generation()
             && age.is_some_and(|age| u128::from(age) < STATEMENT_TRUST.as_millis())
-            && statement.settings == *settings
+            && (Arc::ptr_eq(&statement.settings, settings)
+                || statement.settings.agrees_beside_reading(settings))
     }
 
     /// A statement that is not shared and whose description is not kept: the unnamed one.
@@ -387,6 +389,8 @@ mod tests {
         assert!(registry.is_current(&statement, &settings, later));
         let other = AppliedSettings([("search_path".to_owned(), "a".to_owned())].into());
         assert!(!registry.is_current(&statement, &Arc::new(other), later));
+        let other = AppliedSettings([("timezone".to_owned(), "'UTC'".to_owned())].into());
+        assert!(registry.is_current(&statement, &Arc::new(other), later));
         let before = registry.sighting(later);
         registry.begin_generation();
         assert!(!registry.is_current(&statement, &settings, later));

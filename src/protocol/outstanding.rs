@@ -61,6 +61,9 @@ pub enum Expected {
     /// All replies to a Parse, a Bind and an Execute of pgweir's own, up to `CommandComplete`. The
     /// node skips what stands behind them if they fail.
     Aside,
+    /// The replies to a statement of pgweir's own that stands before or behind a Parse. The client gets an
+    /// error as if it were its own statement's: neither would have run.
+    Around(Around),
     /// These bytes go to the client when everything before them has been answered.
     Synthesize(Box<[u8]>),
     /// The reply to a Close of pgweir's own, behind a COPY IN that has failed and a Sync of pgweir's own.
@@ -79,6 +82,15 @@ pub enum Called {
     Named,
     /// The unnamed one.
     Unnamed,
+}
+
+/// Which replies to a statement around a Parse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Around {
+    /// Up to its `CommandComplete`.
+    Runs,
+    /// The `CloseComplete` of its portal.
+    Closes,
 }
 
 impl Expected {
@@ -224,6 +236,7 @@ impl OutstandingReplies {
             | Expected::Synced
             | Expected::Inspection
             | Expected::Aside
+            | Expected::Around(_)
             | Expected::AfterCopy
             | Expected::Query(_) => return None,
         }
@@ -246,6 +259,7 @@ impl OutstandingReplies {
             | Expected::Synced
             | Expected::Inspection
             | Expected::Aside
+            | Expected::Around(_)
             | Expected::AfterCopy
             | Expected::Query(_) => None,
         }
@@ -276,6 +290,7 @@ impl OutstandingReplies {
                 | Expected::Outdated
                 | Expected::Executed
                 | Expected::Aside
+                | Expected::Around(_)
                 | Expected::AfterCopy
                 | Expected::Synthesize(_)
                 | Expected::AlreadyClosed(_)

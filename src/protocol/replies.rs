@@ -358,6 +358,7 @@ impl ReplyScanner {
                 Ok(self.described(tag, body, replies))
             }
             (_, Some(head)) if head.is_own_query() => Ok(Disposition::Discard),
+            (_, Some(Expected::Around(part))) => self.around(tag, *part, replies),
             (tag::PARSE_COMPLETE | tag::BIND_COMPLETE, Some(Expected::Aside)) => {
                 Ok(Disposition::Discard)
             }
@@ -432,6 +433,7 @@ impl ReplyScanner {
             Some(
                 Expected::Inspection
                 | Expected::Aside
+                | Expected::Around(_)
                 | Expected::Compared(_)
                 | Expected::Guarded(..)
                 | Expected::Checked(_),

@@ -3,6 +3,7 @@
 use super::lexer::{Kind, Piece};
 use super::limits::SETTING_VALUE_BYTES;
 use super::transaction;
+use crate::core::reading::bearing;
 use crate::core::statement::{
     AccessMode, Isolation, PinReason, ProxyStatement, Reason, SessionEffect, SettingChange,
     TransactionControl, TransactionModes,
@@ -83,7 +84,8 @@ fn set_scoped(sql: &[u8], pieces: &[Piece<'_>], scope: Scope) -> Outcome {
         ["transaction", _, ..] => transaction_modes(rest(1)),
         ["session", "characteristics", ..] => Outcome::pins(PinReason::Setting),
         ["seed", ..] => Outcome::pins(PinReason::Seed),
-        ["session", "authorization", ..] | ["xml", "option", ..] => by_scope(scope),
+        ["session", "authorization", ..] => by_scope(scope, SessionEffect::None),
+        ["xml", "option", ..] => by_scope(scope, SessionEffect::LocalSetting(None)),
         ["role", next] if *next != "to" && pieces.len() == 2 => assign(sql, "role", rest(1), scope),
         _ => {
             let (name, used) = setting_name(pieces);
@@ -114,10 +116,10 @@ pub(super) fn updates_settings(pieces: &[Piece<'_>]) -> bool {
 }
 
 /// What is set for a transaction only ends with it; the rest cannot be repeated elsewhere.
-fn by_scope(scope: Scope) -> Outcome {
+fn by_scope(scope: Scope, local: SessionEffect) -> Outcome {
     match scope {
         Scope::Session => Outcome::pins(PinReason::Setting),
-        Scope::Local => Outcome::effect(SessionEffect::None),
+        Scope::Local => Outcome::effect(local),
     }
 }
 
@@ -171,30 +173,44 @@ fn assign(sql: &[u8], name: &str, value: &[Piece<'_>], scope: Scope) -> Outcome 
         "seed" => return Outcome::pins(PinReason::Seed),
         _ => {}
     }
+    let change = if resets {
+        Some(SettingChange::Reset { name: name.into() })
+    } else {
+        constant_list(sql, value).map(|text| SettingChange::Set {
+            name: name.into(),
+            value_sql: text.into(),
+        })
+    };
     if scope == Scope::Local {
-        return Outcome::effect(SessionEffect::None);
+        return local(name, change);
     }
     let plain_name = name
         .bytes()
         .all(|b| b.is_ascii_alphanumeric() || b"_.$".contains(&b));
-    if name.is_empty() || !plain_name {
-        return Outcome::pins(PinReason::Setting);
-    }
-    if resets {
-        return Outcome::effect(SessionEffect::Setting(SettingChange::Reset {
-            name: name.into(),
-        }));
-    }
-    match constant_list(sql, value) {
-        Some(text) if !(name == "search_path" && text.to_ascii_lowercase().contains("pg_temp")) => {
-            let change = SettingChange::Set {
-                name: name.into(),
-                value_sql: text.into(),
-            };
+    match change {
+        Some(change) if plain_name && !name.is_empty() && !may_hide_tables(&change) => {
             Outcome::effect(SessionEffect::Setting(change))
         }
-        _ => Outcome::pins(PinReason::Setting),
+        Some(_) | None => Outcome::pins(PinReason::Setting),
     }
+}
+
+/// Whether what is created then may be temporary though its text does not say so.
+fn may_hide_tables(change: &SettingChange) -> bool {
+    match change {
+        SettingChange::Set { name, value_sql } => {
+            name == "search_path" && value_sql.to_ascii_lowercase().contains("pg_temp")
+        }
+        SettingChange::Reset { .. } | SettingChange::ResetAll => false,
+    }
+}
+
+/// What is set for a transaction is gone with it; meanwhile it matters if it decides what texts mean.
+fn local(name: &str, change: Option<SettingChange>) -> Outcome {
+    Outcome::effect(match bearing(name) {
+        Some(_) => SessionEffect::LocalSetting(change),
+        None => SessionEffect::None,
+    })
 }
 
 /// The text of `value` if it is a list of words, strings and signed numbers.

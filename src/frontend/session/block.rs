@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::put_off::PutOff;
+use super::reading::BlockReading;
 use crate::core::catalog::Catalog;
 use crate::core::snapshot::NodeRole;
 use crate::core::statement::{
@@ -23,6 +24,8 @@ pub(super) struct OpenBlock {
     queries: Queries,
     /// Whether a DISCARD ALL has succeeded that its transaction may still take back in part.
     pub(super) discarded: Discarded,
+    /// What it has changed of how texts are read.
+    pub(super) reading: BlockReading,
     /// What it may have changed in the catalog.
     pub(super) catalog: CatalogEffect,
     /// The catalog when it was begun on a replica. Its statements are judged by it: DDL on the primary
@@ -98,6 +101,7 @@ impl OpenBlock {
         if statement.reason == Reason::Read {
             self.queries = Queries::Some;
         }
+        self.reading.note(statement);
         // What is prepared is not done in this block.
         if !matches!(
             statement.catalog,

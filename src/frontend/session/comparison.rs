@@ -108,7 +108,7 @@ impl Session {
             own,
             parses: part.parses.iter(),
             executed: part.executed,
-            changed: self.block.as_deref().map(|block| &block.catalog),
+            block: self.block.as_deref(),
             outdated: part.outdated,
             comparing: part.comparing,
             learned: None,

@@ -94,6 +94,7 @@ impl Session {
                 }
                 SessionEffect::None
                 | SessionEffect::Setting(_)
+                | SessionEffect::LocalSetting(_)
                 | SessionEffect::DiscardAll
                 | SessionEffect::DeallocateAll
                 | SessionEffect::Proxy(_) => {

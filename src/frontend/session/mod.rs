@@ -38,6 +38,7 @@ mod plan;
 mod prologue;
 mod put_off;
 mod reach;
+mod reading;
 mod refusal;
 mod reload;
 mod replica_block;
@@ -81,8 +82,6 @@ use crate::frontend::ends;
 use crate::frontend::error::ProxyError;
 use crate::limits::{ABANDONED_CANCEL_TIMEOUT, SEGMENT_BYTES};
 use crate::protocol::backend::TransactionStatus;
-use crate::protocol::frame::FrameHeader;
-use crate::protocol::frontend::tag::TERMINATE;
 use crate::protocol::segment::{Segment, find_segment};
 use crate::published::Published;
 use crate::wire::socket::Socket;
@@ -90,7 +89,7 @@ use crate::world::DatabaseCatalog;
 
 use block::OpenBlock;
 use inspect::{Doubt, Pin};
-use link::{ClientSide, Link, LinkError, Pause, Until};
+use link::{ClientSide, Link, Pause, Until};
 use named::Change;
 use parked::{Heard, hear};
 use plan::Plan;
@@ -446,34 +445,6 @@ impl Session {
             }
             Err(error) => Err(self.lost(&link, &error)),
         }
-    }
-
-    /// What the client is told when its connection cannot be used any more.
-    fn lost(&mut self, link: &Link, error: &LinkError) -> SessionEnd {
-        let _ = self.registration.clear_target();
-        match error {
-            LinkError::ClientGone | LinkError::Client(_) => self.left_alone(link),
-            LinkError::Refused(error) => SessionEnd::Fatal(error.clone()),
-            LinkError::Server(_) | LinkError::Protocol(_) | LinkError::OwnFailed => {
-                tracing::warn!(
-                    node = %self.node_name(link.route.node),
-                    error = error as &dyn std::error::Error,
-                    "server connection lost in the middle of a session"
-                );
-                link.end_of_session(self.block.as_deref())
-            }
-        }
-    }
-
-    /// The client has gone: what runs for it is not needed any more, unless it said goodbye behind
-    /// its last statement.
-    fn left_alone(&self, link: &Link) -> SessionEnd {
-        let next = FrameHeader::parse(self.inbound.filled(), self.max_message_bytes);
-        let said_goodbye = matches!(next, Ok(Some(header)) if header.tag == TERMINATE);
-        if link.replies.is_empty() || said_goodbye {
-            return SessionEnd::Closed;
-        }
-        SessionEnd::Abandoned(CancelTarget::from(&*link.lease))
     }
 
     fn node_name(&self, node: NodeId) -> Arc<str> {

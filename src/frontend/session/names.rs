@@ -15,14 +15,16 @@ use super::inspect::Asked;
 use super::link::{Link, Pause};
 use super::plan::Plan;
 use super::prologue::Unprepared;
+use super::reading::{Detour, Ground};
 use super::settle::Batch;
 use super::{Session, SessionEnd, now, own};
 use crate::core::residue::SettingNames;
 use crate::core::snapshot::NodeRole;
 use crate::core::statement::{PinReason, SessionEffect};
 use crate::frontend::error::ProxyError;
-use crate::frontend::statements::server_name;
+use crate::frontend::statements::{Prepared, server_name};
 use crate::protocol::backend::TransactionStatus;
+use crate::protocol::description::Described;
 use crate::protocol::frontend::{SYNC, tag, write_named_statement, write_parse, write_query};
 use crate::protocol::message::{Malformed, Reader};
 use crate::protocol::outstanding::{Disposition, Expected};
@@ -61,6 +63,8 @@ impl Session {
         out.extend_from_slice(&SYNC);
         link.replies.push(Expected::Query(Disposition::Discard));
         let in_block = link.scanner.status == TransactionStatus::InTransaction;
+        let block = self.block.as_deref().map(|block| &block.reading);
+        let ground = Ground::of(&self.state.settings, block, link.scanner.status, &[]);
         let registry = &self.cluster.shared.statements;
         let at = now();
         for (name, statement) in self.state.statements.iter() {
@@ -68,30 +72,21 @@ impl Session {
                 continue;
             }
             let is_current = registry.is_current(statement, &self.state.settings, at);
-            // A statement that cannot be parsed any more must not end the block.
-            let may_fail = in_block && !is_current;
-            if may_fail {
-                write_query(out, b"SAVEPOINT pgweir");
-                link.replies.push(Expected::Query(Disposition::Discard));
-            }
+            let detour = Detour::of(statement, &ground);
+            let (before, behind) = match detour {
+                // A statement that cannot be parsed any more must not end the block.
+                detour if in_block && (detour.is_some() || !is_current) => {
+                    let there = detour.map(|detour| detour.there).unwrap_or_default();
+                    Detour::within_savepoint(there)
+                }
+                Some(detour) => detour.queries(),
+                None => Default::default(),
+            };
+            link.run_unseen_query(&before);
             let compares = !is_current && statement.may_change_columns();
-            if let Some(described) = statement.described().filter(|_| compares) {
-                write_parse(out, name, &statement.sql, statement.found_types());
-                write_named_statement(out, tag::DESCRIBE, name);
-                link.replies.push(Expected::Checked(Arc::clone(described)));
-            } else {
-                write_parse(out, name, &statement.sql, &statement.types);
-                link.replies.push(Expected::Query(Disposition::Discard));
-            }
-            out.extend_from_slice(&SYNC);
-            if may_fail {
-                write_query(
-                    out,
-                    b"ROLLBACK TO SAVEPOINT pgweir; RELEASE SAVEPOINT pgweir",
-                );
-                link.replies.push(Expected::Query(Disposition::Discard));
-                link.lease.unnamed_owner = None;
-            }
+            let described = statement.described().filter(|_| compares);
+            link.adopt(name, statement, described);
+            link.run_unseen_query(&behind);
         }
         link.names = Names::Client;
         self.suspect(PinReason::SqlPrepare, &SettingNames::default());
@@ -149,6 +144,29 @@ impl Session {
 }
 
 impl Link {
+    /// Prepares a statement under the client's name, and compares it with what is known of it.
+    fn adopt(&mut self, name: &[u8], statement: &Prepared, described: Option<&Described>) {
+        let out = self.to_server.writer();
+        if let Some(described) = described {
+            write_parse(out, name, &statement.sql, statement.found_types());
+            write_named_statement(out, tag::DESCRIBE, name);
+            self.replies.push(Expected::Checked(Arc::clone(described)));
+        } else {
+            write_parse(out, name, &statement.sql, &statement.types);
+            self.replies.push(Expected::Query(Disposition::Discard));
+        }
+        out.extend_from_slice(&SYNC);
+    }
+
+    /// Sends statements of pgweir's own, if there are any.
+    fn run_unseen_query(&mut self, sql: &str) {
+        if !sql.is_empty() {
+            write_query(self.to_server.writer(), sql.as_bytes());
+            self.replies.push(Expected::Query(Disposition::Discard));
+            self.lease.unnamed_owner = None;
+        }
+    }
+
     /// Whether the segment speaks of statements by their names and the connection does not know them.
     pub(super) fn must_adopt_names(&self, plan: &Plan) -> bool {
         let mut statements = plan.texts.iter().flat_map(|text| text.statements.iter());

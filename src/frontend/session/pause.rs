@@ -2,10 +2,17 @@
 
 use std::io;
 
+use super::block::{OpenBlock, Wrote};
+use super::link::Link;
+use super::{Session, SessionEnd};
+use crate::backend::cancel::CancelTarget;
+use crate::core::snapshot::NodeRole;
 use crate::frontend::error::ProxyError;
 use crate::protocol::backend::SqlState;
 use crate::protocol::description::Comparison;
-use crate::protocol::replies::{ErrorKind, UnexpectedReply};
+use crate::protocol::frame::FrameHeader;
+use crate::protocol::frontend::tag::TERMINATE;
+use crate::protocol::replies::{ErrorKind, Outcome, UnexpectedReply};
 
 /// What the relay is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,4 +58,54 @@ pub(super) enum LinkError {
     /// What is left of a segment that waited for a comparison cannot be sent.
     #[error(transparent)]
     Refused(#[from] ProxyError),
+}
+
+impl Session {
+    /// What the client is told when its connection cannot be used any more.
+    pub(super) fn lost(&mut self, link: &Link, error: &LinkError) -> SessionEnd {
+        let _ = self.registration.clear_target();
+        match error {
+            LinkError::ClientGone | LinkError::Client(_) => self.left_alone(link),
+            LinkError::Refused(error) => SessionEnd::Fatal(error.clone()),
+            LinkError::Server(_) | LinkError::Protocol(_) | LinkError::OwnFailed => {
+                tracing::warn!(
+                    node = %self.node_name(link.route.node),
+                    error = error as &dyn std::error::Error,
+                    "server connection lost in the middle of a session"
+                );
+                link.end_of_session(self.block.as_deref())
+            }
+        }
+    }
+
+    /// The client has gone: what runs for it is not needed any more, unless it said goodbye behind
+    /// its last statement.
+    fn left_alone(&self, link: &Link) -> SessionEnd {
+        let next = FrameHeader::parse(self.inbound.filled(), self.max_message_bytes);
+        let said_goodbye = matches!(next, Ok(Some(header)) if header.tag == TERMINATE);
+        if link.replies.is_empty() || said_goodbye {
+            return SessionEnd::Closed;
+        }
+        SessionEnd::Abandoned(CancelTarget::from(&*link.lease))
+    }
+}
+
+impl Link {
+    /// What the client is told when the connection is lost.
+    pub(super) fn end_of_session(&self, block: Option<&OpenBlock>) -> SessionEnd {
+        if self.scanner.outcome.has(Outcome::FATAL) {
+            return SessionEnd::Told;
+        }
+        let idle = self.replies.is_empty();
+        let wrote = block.is_some_and(|block| block.wrote == Wrote::Maybe);
+        SessionEnd::Fatal(match (block, idle) {
+            (Some(_), true) => ProxyError::TransactionLost,
+            (Some(_), false) if !wrote => ProxyError::ConnectionLost,
+            (None, true) => ProxyError::ConnectionLost,
+            (_, false) => match self.route.role {
+                NodeRole::Replica => ProxyError::ConnectionLost,
+                NodeRole::Primary | NodeRole::Unknown => ProxyError::OutcomeUnknown,
+            },
+        })
+    }
 }

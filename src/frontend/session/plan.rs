@@ -52,6 +52,12 @@ struct Read {
     reading: Reading,
 }
 
+impl Read {
+    const fn new(text: Arc<CachedText>, reading: Reading) -> Self {
+        Self { text, reading }
+    }
+}
+
 /// Whether a node is needed to answer a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Needs {
@@ -211,7 +217,7 @@ impl Plan {
     ) -> Result<(), ProxyError> {
         let read = Read {
             text: Arc::clone(text),
-            reading: Reading::Doubtful,
+            reading: Reading::Sure,
         };
         let routed = self.route(&read, texts).map(drop);
         self.names.push((name.to_vec(), read));
@@ -249,20 +255,15 @@ impl Plan {
         match message {
             tag::QUERY => {
                 let sql = query_text(body)?;
-                let read = Read {
-                    text: texts.find(sql),
-                    reading: state.reading(sql),
-                };
+                let read = Read::new(texts.find(sql), state.reading(sql));
                 let classification = self.route(&read, texts)?;
                 self.executed.push(classification);
                 self.form = Form::Query;
             }
             tag::PARSE => {
                 let parse = Parse::read(body)?;
-                let read = Read {
-                    text: texts.find(parse.sql),
-                    reading: state.reading(parse.sql).max(self.reading(parse.sql)),
-                };
+                let reading = state.reading(parse.sql).max(self.reading(parse.sql));
+                let read = Read::new(texts.find(parse.sql), reading);
                 self.route(&read, texts)?;
                 self.parses.push(Arc::clone(&read.text));
                 self.names.push((parse.name.to_vec(), read));
@@ -401,7 +402,9 @@ impl Plan {
             SessionEffect::Setting(
                 SettingChange::Set { name, .. } | SettingChange::Reset { name },
             ) => changes(name),
-            SessionEffect::Setting(SettingChange::ResetAll) | SessionEffect::DiscardAll => true,
+            SessionEffect::Setting(SettingChange::ResetAll)
+            | SessionEffect::LocalSetting(_)
+            | SessionEffect::DiscardAll => true,
             SessionEffect::None
             | SessionEffect::WatchesCounters
             | SessionEffect::DeallocateAll

@@ -251,7 +251,7 @@ impl Session {
             own,
             parses: plan.parses.iter(),
             executed: &plan.executed,
-            changed: None,
+            block: None,
             outdated: None,
             comparing: Comparing::First,
             learned: None,
@@ -426,6 +426,7 @@ fn own_statement(plan: &Plan) -> Option<ProxyStatement> {
             SessionEffect::Proxy(statement) => Some(statement.clone()),
             SessionEffect::None
             | SessionEffect::Setting(_)
+            | SessionEffect::LocalSetting(_)
             | SessionEffect::WatchesCounters
             | SessionEffect::DiscardAll
             | SessionEffect::DeallocateAll

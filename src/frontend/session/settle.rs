@@ -18,7 +18,6 @@ use crate::core::segment::may_move;
 use crate::core::snapshot::NodeRole;
 use crate::core::statement::{PinReason, TransactionControl, TransactionModes};
 use crate::frontend::cancel_keys::Asked;
-use crate::frontend::error::ProxyError;
 use crate::protocol::backend::{SqlState, TransactionStatus};
 use crate::protocol::replies::{Outcome, Verdict};
 use crate::protocol::segment::SegmentEnd;
@@ -370,24 +369,4 @@ fn begun_modes(plan: &Plan) -> Option<TransactionModes> {
         | TransactionControl::SetModes(_)
         | TransactionControl::TwoPhase => None,
     })
-}
-
-impl Link {
-    /// What the client is told when the connection is lost.
-    pub(super) fn end_of_session(&self, block: Option<&OpenBlock>) -> SessionEnd {
-        if self.scanner.outcome.has(Outcome::FATAL) {
-            return SessionEnd::Told;
-        }
-        let idle = self.replies.is_empty();
-        let wrote = block.is_some_and(|block| block.wrote == Wrote::Maybe);
-        SessionEnd::Fatal(match (block, idle) {
-            (Some(_), true) => ProxyError::TransactionLost,
-            (Some(_), false) if !wrote => ProxyError::ConnectionLost,
-            (None, true) => ProxyError::ConnectionLost,
-            (_, false) => match self.route.role {
-                NodeRole::Replica => ProxyError::ConnectionLost,
-                NodeRole::Primary | NodeRole::Unknown => ProxyError::OutcomeUnknown,
-            },
-        })
-    }
 }

@@ -119,6 +119,7 @@ fn keys_set(plan: &Plan) -> impl Iterator<Item = Arc<str>> {
         SessionEffect::Proxy(_)
         | SessionEffect::None
         | SessionEffect::Setting(_)
+        | SessionEffect::LocalSetting(_)
         | SessionEffect::WatchesCounters
         | SessionEffect::DiscardAll
         | SessionEffect::DeallocateAll

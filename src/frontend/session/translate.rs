@@ -10,14 +10,15 @@ mod provide;
 
 use std::sync::Arc;
 
-use crate::core::statement::{CatalogEffect, Classification};
+use crate::core::statement::Classification;
 use crate::frontend::classification::CachedText;
 use crate::frontend::error::{Limit, ProxyError};
+use crate::frontend::session::block::OpenBlock;
 use crate::frontend::session::named::Change;
 use crate::frontend::session::own;
 use crate::frontend::session::state::SessionState;
 use crate::frontend::statements::{Prepared, StatementRegistry};
-use crate::protocol::backend::{TransactionStatus, tag as reply};
+use crate::protocol::backend::tag as reply;
 use crate::protocol::description::Described;
 use crate::protocol::frame::{FrameHeader, HEADER_BYTES};
 use crate::protocol::frontend::{
@@ -45,8 +46,8 @@ pub(super) struct Translation<'a> {
     pub(super) parses: std::slice::Iter<'a, Arc<CachedText>>,
     /// The texts that the segment runs.
     pub(super) executed: &'a [Arc<Classification>],
-    /// What the block that the session is in may have changed in the catalog.
-    pub(super) changed: Option<&'a CatalogEffect>,
+    /// The block that the session is in.
+    pub(super) block: Option<&'a OpenBlock>,
     /// The statement that was found with other columns on this connection.
     pub(super) outdated: Option<u64>,
     /// When a statement is compared that the connection lacks.
@@ -162,7 +163,8 @@ impl Translation<'_> {
     ) -> Result<(), ProxyError> {
         let text = self.parses.next().ok_or(ProxyError::Internal)?;
         if parse.name.is_empty() {
-            let settings = &self.state.settings;
+            let ground = self.ground();
+            let settings = ground.settings().unwrap_or(&self.state.settings);
             let statement = self
                 .registry
                 .unshared(parse.sql, parse.types, settings, text);
@@ -191,17 +193,22 @@ impl Translation<'_> {
             if !to.has_client_names() || existing.stays_unlike(&name) {
                 // The node refuses the second Parse of a name (42P05), as it would without pgweir.
                 let parsed = Expected::Parsed(Disposition::Discard, Some(existing.id));
-                to.prepare(&existing, &existing.types, parsed);
+                if to.lacks(&existing) {
+                    self.parse_as_then(&existing, to, |to| {
+                        to.prepare(&existing, &existing.types, parsed);
+                    });
+                }
                 write_parse(to.out, existing.server_name(), parse.sql, parse.types);
                 to.replies.push(Expected::Refused(name));
                 return Ok(());
             }
         }
-        let settings = &self.state.settings;
+        let ground = self.ground();
+        let settings = ground.settings().unwrap_or(&self.state.settings);
         let changes = self.may_change() || self.registry.is_changing();
-        let statement = if changes || self.own.status == TransactionStatus::Failed {
-            // Whether the node takes it depends on the text, or on tables that others do not see: it must
-            // not be answered for another one.
+        let statement = if changes || ground.settings().is_none() {
+            // Whether the node takes it depends on the text, or on tables or settings that others do not
+            // see: it must not be answered for another one.
             let apart = self.registry.apart(parse.sql, parse.types, settings, text);
             Arc::new(apart)
         } else {
@@ -268,7 +275,7 @@ impl Translation<'_> {
         }
         self.state.forget_proxy_portal(bind.portal);
         if bind.statement.is_empty() {
-            to.prepare_unnamed(&statement);
+            self.provide_unnamed(&statement, to);
             to.copy(message, Expected::Bound(None));
             return Step::Done;
         }
@@ -314,7 +321,7 @@ impl Translation<'_> {
                 if is_own(&statement) {
                     to.answer(own::Context::describe_statement(&statement)?);
                 } else if name.is_empty() {
-                    to.prepare_unnamed(&statement);
+                    self.provide_unnamed(&statement, to);
                     to.copy(message, Expected::Described);
                 } else {
                     return Ok(self.describe_named(&statement, to));

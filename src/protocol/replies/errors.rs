@@ -71,6 +71,7 @@ impl ReplyScanner {
             | Expected::Query(_)
             | Expected::Inspection
             | Expected::Aside
+            | Expected::Around(_)
             | Expected::AfterCopy
             | Expected::Synthesize(_) => {}
             Expected::AlreadyParsed(called) | Expected::AlreadyClosed(called) => {

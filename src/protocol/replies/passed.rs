@@ -22,7 +22,14 @@ pub(super) fn row_disposition(
 pub(super) fn asynchronous(head: Option<&Expected>) -> Disposition {
     match head {
         Some(Expected::Query(disposition)) => *disposition,
-        Some(Expected::Inspection | Expected::Aside | Expected::Checked(_)) => Disposition::Discard,
+        // The client has got what its own Parse brought.
+        Some(
+            Expected::Inspection
+            | Expected::Aside
+            | Expected::Around(_)
+            | Expected::Parsed(Disposition::Discard, _)
+            | Expected::Checked(_),
+        ) => Disposition::Discard,
         _ => Disposition::Forward,
     }
 }

@@ -1,11 +1,11 @@
 //! What pgweir takes from the replies for itself: rows of its own query, descriptions of statements.
 
 use super::errors::{OUTDATED_CODE, SEVERITY, outdated_error};
-use super::{Disposition, Expected, Outcome, ReplyScanner, Rest};
+use super::{Disposition, Expected, Outcome, ReplyScanner, Rest, UnexpectedReply};
 use crate::protocol::backend::tag;
 use crate::protocol::description::{Comparison, Described, Description};
 use crate::protocol::frame::{FrameHeader, HEADER_BYTES};
-use crate::protocol::outstanding::OutstandingReplies;
+use crate::protocol::outstanding::{Around, OutstandingReplies};
 
 /// Most bytes of rows that pgweir reads of its own query.
 pub(super) const CAPTURED_BYTES: usize = 128 * 1024;
@@ -64,6 +64,25 @@ impl ReplyScanner {
             _ => {}
         }
         self.popped(replies)
+    }
+
+    /// Takes a reply to a statement of pgweir's own around a Parse, which is closed before and after it is
+    /// bound.
+    pub(super) fn around(
+        &mut self,
+        message: u8,
+        part: Around,
+        replies: &mut OutstandingReplies,
+    ) -> Result<Disposition, UnexpectedReply> {
+        match (message, part) {
+            (tag::CLOSE_COMPLETE | tag::PARSE_COMPLETE | tag::BIND_COMPLETE, Around::Runs) => {
+                Ok(Disposition::Discard)
+            }
+            (tag::COMMAND_COMPLETE, Around::Runs) | (tag::CLOSE_COMPLETE, Around::Closes) => {
+                Ok(self.popped(replies))
+            }
+            (tag, Around::Runs | Around::Closes) => Err(UnexpectedReply { tag }),
+        }
     }
 
     /// Compares what comes behind the `ParameterDescription` with what is known, which it may be itself.

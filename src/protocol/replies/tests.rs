@@ -2,6 +2,7 @@ use super::taken::CAPTURED_BYTES;
 use super::*;
 use crate::protocol::description::Comparison;
 use crate::protocol::message::write_message;
+use crate::protocol::outstanding::Around;
 
 fn message(tag: u8, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
@@ -89,6 +90,33 @@ fn any_chunking_gives_the_client_the_same_bytes() {
             "chunks of {chunk}"
         );
     }
+}
+
+#[test]
+fn what_stands_around_a_parse_is_seen_only_where_it_fails() {
+    let expected = || {
+        vec![
+            Expected::Around(Around::Runs),
+            Expected::Around(Around::Closes),
+            Expected::Parsed(Disposition::Discard, Some(1)),
+            Expected::Bound(None),
+            Expected::Synced,
+        ]
+    };
+    let set: Vec<u8> = [b'3', b'1', b'2', b'3', b'N', b'C', b'3']
+        .iter()
+        .flat_map(|tag| message(*tag, if *tag == b'C' { b"SET\0" } else { b"" }))
+        .collect();
+    let parsed = [message(b'N', b"SWARNING\0\0"), message(b'1', b"")].concat();
+    let (bound, ready) = (message(b'2', b""), message(b'Z', b"I"));
+    let all = [&set[..], &parsed, &bound, &ready].concat();
+    let (client, scanner) = relay(expected(), &all, 7);
+    assert_eq!(client, [&bound[..], &ready].concat());
+    assert_eq!(scanner.outcome, Outcome::default());
+    let refused = [&set[..5], &error("25P02", "aborted"), &ready].concat();
+    let (client, scanner) = relay(expected(), &refused, 7);
+    assert_eq!(client, refused[5..]);
+    assert_eq!(scanner.unparsed, [1]);
 }
 
 #[test]

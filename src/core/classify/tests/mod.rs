@@ -91,6 +91,10 @@ fn describe(verdict: &StatementVerdict) -> String {
         }
         SessionEffect::Setting(SettingChange::Reset { name }) => write!(text, " reset:{name}"),
         SessionEffect::Setting(SettingChange::ResetAll) => write!(text, " resetall"),
+        SessionEffect::LocalSetting(Some(SettingChange::Set { name, value_sql })) => {
+            write!(text, " local:{name}={value_sql}")
+        }
+        SessionEffect::LocalSetting(_) => text.write_str(" local"),
         SessionEffect::DiscardAll => write!(text, " discard"),
         SessionEffect::DeallocateAll => write!(text, " deallocate"),
         SessionEffect::WatchesCounters => text.write_str(" watches"),

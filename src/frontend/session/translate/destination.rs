@@ -4,7 +4,11 @@ use crate::backend::state::PreparedNames;
 use crate::frontend::session::names::Names;
 use crate::frontend::statements::{Prepared, SERVER_NAME_PREFIX, server_name};
 use crate::protocol::frontend::{Bind, tag, write_bind, write_named_statement, write_parse};
-use crate::protocol::outstanding::{Disposition, Expected, OutstandingReplies};
+use crate::protocol::message::{write_message, write_string};
+use crate::protocol::outstanding::{Around, Disposition, Expected, OutstandingReplies};
+
+/// The name of the statements that stand around a Parse, and of their portals.
+const AROUND: &[u8] = b"_pgweir_around";
 
 /// Where translated messages go.
 #[derive(Debug)]
@@ -88,19 +92,48 @@ impl Destination<'_> {
         self.replies.push(parsed);
     }
 
-    /// Sends the unnamed statement again if another one has taken its place on the connection. One that
-    /// cannot be sent again is gone, as the node then says.
+    /// Whether there is a node, and its connection has another unnamed statement.
+    pub(super) fn lacks_unnamed(&self, id: u64) -> bool {
+        let node = self.node.as_ref();
+        node.is_some_and(|node| *node.unnamed != Some(id))
+    }
+
+    /// Sends the unnamed statement again. One that cannot be is gone, as the node then says.
     pub(super) fn prepare_unnamed(&mut self, statement: &Prepared) {
         let Some(node) = &mut self.node else { return };
-        if *node.unnamed != Some(statement.id) {
-            if statement.stays() {
-                return self.drop_unnamed();
-            }
-            *node.unnamed = Some(statement.id);
-            write_parse(self.out, b"", &statement.sql, &statement.types);
-            self.replies
-                .push(Expected::Parsed(Disposition::Discard, None));
+        if statement.stays() {
+            return self.drop_unnamed();
         }
+        *node.unnamed = Some(statement.id);
+        write_parse(self.out, b"", &statement.sql, &statement.types);
+        self.replies
+            .push(Expected::Parsed(Disposition::Discard, None));
+    }
+
+    /// Runs a statement of pgweir's own before or behind a Parse. It has a name, so that the client keeps
+    /// its unnamed statement and portal, and is closed before it runs, so that it never stays. What an
+    /// error has left of it is closed first.
+    pub(super) fn run_around(&mut self, sql: &str) {
+        write_named_statement(self.out, tag::CLOSE, AROUND);
+        write_parse(self.out, AROUND, sql.as_bytes(), &[0, 0]);
+        // Without parameters, results as text.
+        let bind = Bind {
+            portal: AROUND,
+            statement: AROUND,
+            rest: &[0; 6],
+        };
+        write_bind(self.out, bind, AROUND);
+        write_named_statement(self.out, tag::CLOSE, AROUND);
+        write_message(self.out, tag::EXECUTE, |body| {
+            write_string(body, AROUND);
+            body.extend_from_slice(&[0; 4]);
+        });
+        self.replies.push(Expected::Around(Around::Runs));
+        write_message(self.out, tag::CLOSE, |body| {
+            body.push(b'P');
+            write_string(body, AROUND);
+        });
+        self.replies.push(Expected::Around(Around::Closes));
     }
 
     /// Lets the node say that there is no such statement.

@@ -6,6 +6,7 @@ use super::{Destination, Translation};
 use crate::core::segment::is_plain_read;
 use crate::core::statement::CatalogEffect;
 use crate::frontend::session::now;
+use crate::frontend::session::reading::{Detour, Ground};
 use crate::frontend::statements::Prepared;
 use crate::protocol::frame::{FrameHeader, HEADER_BYTES};
 use crate::protocol::frontend::{FLUSH, Named, tag, write_named_statement};
@@ -35,7 +36,8 @@ impl Translation<'_> {
     /// Whether what is prepared now may depend on DDL whose outcome is open.
     pub(super) fn may_change(&self) -> bool {
         let changes = |effect: &CatalogEffect| *effect != CatalogEffect::None;
-        self.changed.is_some_and(changes) || self.executed.iter().any(|text| changes(&text.catalog))
+        self.block.is_some_and(|block| changes(&block.catalog))
+            || self.executed.iter().any(|text| changes(&text.catalog))
     }
 
     /// Makes sure that the node has the statement, with the columns that the client knows. `behind` is
@@ -48,7 +50,7 @@ impl Translation<'_> {
     ) -> Provided {
         if !to.lacks(statement) {
             if self.unsure.may_be_missing(statement.id) {
-                to.prepare_anew(statement);
+                self.parse_as_then(statement, to, |to| to.prepare_anew(statement));
             }
             return Provided::Yes;
         }
@@ -67,25 +69,57 @@ impl Translation<'_> {
         if to.replies.is_mid_segment() {
             self.unsure.sent.push((statement.id, self.unsure.segments));
         }
-        let parsed = Expected::Parsed(Disposition::Discard, Some(statement.id));
-        to.prepare(statement, types, parsed);
         let described = statement.described();
-        let Some(described) = described.filter(|_| statement.may_change_columns()) else {
-            return Provided::Yes;
+        let comparing = match described.filter(|_| statement.may_change_columns()) {
+            Some(known) if self.may_compare_beside(behind) => {
+                Some(Expected::Guarded(statement.id, Arc::clone(known)))
+            }
+            Some(known) if !is_current => Some(Expected::Compared(Arc::clone(known))),
+            Some(_) | None => None,
         };
-        let is_beside = self.may_compare_beside(behind);
-        if is_current && !is_beside {
-            return Provided::Yes;
+        let waits = matches!(comparing, Some(Expected::Compared(_)));
+        self.parse_as_then(statement, to, |to| {
+            let parsed = Expected::Parsed(Disposition::Discard, Some(statement.id));
+            to.prepare(statement, types, parsed);
+            // The names of columns come in the encoding of then, too.
+            if let Some(expected) = comparing {
+                write_named_statement(to.out, tag::DESCRIBE, statement.server_name());
+                to.replies.push(expected);
+            }
+        });
+        if waits {
+            to.out.extend_from_slice(&FLUSH);
+            return Provided::Compare(Arc::clone(statement));
         }
-        write_named_statement(to.out, tag::DESCRIBE, statement.server_name());
-        let described = Arc::clone(described);
-        if is_beside {
-            to.replies.push(Expected::Guarded(statement.id, described));
-            return Provided::Yes;
+        Provided::Yes
+    }
+
+    /// Sends the unnamed statement again if another one has taken its place on the connection.
+    pub(super) fn provide_unnamed(&self, statement: &Prepared, to: &mut Destination<'_>) {
+        if to.lacks_unnamed(statement.id) {
+            self.parse_as_then(statement, to, |to| to.prepare_unnamed(statement));
         }
-        to.replies.push(Expected::Compared(described));
-        to.out.extend_from_slice(&FLUSH);
-        Provided::Compare(Arc::clone(statement))
+    }
+
+    /// Has a statement parsed again as it was when the client sent it.
+    pub(super) fn parse_as_then(
+        &self,
+        statement: &Prepared,
+        to: &mut Destination<'_>,
+        parse: impl FnOnce(&mut Destination<'_>),
+    ) {
+        let Some(detour) = Detour::of(statement, &self.ground()) else {
+            return parse(to);
+        };
+        detour.before().for_each(|sql| to.run_around(sql));
+        parse(to);
+        detour.behind().for_each(|sql| to.run_around(sql));
+    }
+
+    /// With which settings the connection parses what is sent next.
+    pub(super) fn ground(&self) -> Ground<'_> {
+        let block = self.block.map(|block| &block.reading);
+        Ground::of(&self.state.settings, block, self.own.status, self.executed)
     }
 
     /// Whether the segment up to its Sync can be thrown away once it has run: it is nothing but reads, each

@@ -2,6 +2,8 @@
 
 #![cfg(test)]
 
+#[path = "isolation/code.rs"]
+mod code;
 mod harness;
 #[path = "isolation/misread.rs"]
 mod misread;

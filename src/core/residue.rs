@@ -83,6 +83,7 @@ impl Reads {
             | PinReason::ServerResource
             | PinReason::Seed
             | PinReason::UnknownCode
+            | PinReason::CodeBehindWrite
             | PinReason::PoolMode
             | PinReason::Replication
             | PinReason::NotUnderstood => Self::Here,

@@ -148,6 +148,8 @@ pub enum PinReason {
     Seed,
     /// DO, CALL or a volatile function of the user's: what it left behind cannot be told.
     UnknownCode,
+    /// A write, behind which code may run (a trigger, a default, a check) that leaves something behind.
+    CodeBehindWrite,
     /// `pool.mode` is `session`: the connection is kept, which keeps no read from a replica.
     PoolMode,
     /// It speaks the replication protocol: a connection of its own serves it from the start.
@@ -171,6 +173,7 @@ impl PinReason {
             Self::ServerResource => "server_resource",
             Self::Seed => "seed",
             Self::UnknownCode => "unknown_code",
+            Self::CodeBehindWrite => "code_behind_write",
             Self::PoolMode => "pool_mode",
             Self::Replication => "replication",
             Self::NotUnderstood => "not_understood",

@@ -34,6 +34,8 @@ pub struct DatabaseCatalog {
     loads: AtomicU64,
     /// How long the last load took, in nanoseconds; 0 before the first, and after one that failed.
     load_nanos: AtomicU64,
+    /// Whether the last load has failed for a reason that is there to stay.
+    out_of_reach: AtomicBool,
     /// Up to this number of loads, nobody waits for one: a read has waited in vain.
     vain_until: AtomicU64,
     /// What transactions may have changed that are prepared and not committed yet.
@@ -93,6 +95,15 @@ struct Loaded {
     catalog: Arc<Catalog>,
 }
 
+/// Why there is no catalog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoadFailure {
+    /// The next load may succeed.
+    Passing,
+    /// It will not, as long as the database is as it is.
+    Lasting,
+}
+
 #[derive(Debug)]
 struct Standing {
     catalog: Arc<Catalog>,
@@ -114,6 +125,7 @@ impl Default for DatabaseCatalog {
             changed: Notify::new(),
             loads: AtomicU64::new(0),
             load_nanos: AtomicU64::new(0),
+            out_of_reach: AtomicBool::new(false),
             vain_until: AtomicU64::new(0),
             prepared: PreparedTransactions::default(),
             since: Instant::now(),
@@ -277,6 +289,7 @@ impl DatabaseCatalog {
         {
             self.wanted.store(false, Ordering::Release);
         }
+        self.out_of_reach.store(false, Ordering::Relaxed);
         self.standing.store(standing);
         self.loads.fetch_add(1, Ordering::AcqRel);
         drop(history);
@@ -290,8 +303,16 @@ impl DatabaseCatalog {
     }
 
     /// Notes that a load failed: nobody knows when the next one ends.
-    pub fn note_failed_load(&self) {
+    pub fn note_failed_load(&self, failure: LoadFailure) {
         self.load_nanos.store(0, Ordering::Relaxed);
+        if failure == LoadFailure::Lasting {
+            self.out_of_reach.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether there is no catalog, and most likely will be none: the database has too much for one.
+    pub fn is_out_of_reach(&self) -> bool {
+        self.out_of_reach.load(Ordering::Relaxed) && self.loads() == 0
     }
 
     /// Notes that a read has waited as long as it may and was not told: under such DDL the next ones would

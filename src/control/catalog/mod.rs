@@ -20,7 +20,7 @@ use crate::config::ClusterConfig;
 use crate::control::connect::{OpenError, connect};
 use crate::core::catalog::Catalog;
 use crate::core::snapshot::{Eligibility, Evidence, Incarnation, NodeId, NodeRole, NodeState};
-use crate::world::{ClusterWorld, DatabaseCatalog};
+use crate::world::{ClusterWorld, DatabaseCatalog, LoadFailure};
 
 use rows::{Prepared, Reading, Remembered};
 
@@ -99,6 +99,21 @@ impl CatalogError {
             | Self::NotFresh
             | Self::UnknownNode
             | Self::Deadline => String::new(),
+        }
+    }
+}
+
+impl CatalogError {
+    fn failure(&self) -> LoadFailure {
+        match self {
+            Self::TooLarge { .. } | Self::Deadline => LoadFailure::Lasting,
+            Self::Socket(_)
+            | Self::Connect(_)
+            | Self::Query { .. }
+            | Self::NotPrimary
+            | Self::NotReplica
+            | Self::NotFresh
+            | Self::UnknownNode => LoadFailure::Passing,
         }
     }
 }
@@ -220,7 +235,7 @@ impl Keeper {
                 }
                 Err(error) => {
                     kept = Kept::default();
-                    self.catalog.note_failed_load();
+                    self.catalog.note_failed_load(error.failure());
                     self.report(&error, &mut failing);
                     tokio::time::sleep(pause).await;
                     pause = pause.saturating_mul(2).min(RETRY_PAUSES.1);

@@ -3,6 +3,7 @@
 //! What came with the server hardly ever changes and is most of what there is: a keeper reads it again
 //! only when it may have changed.
 
+mod code;
 mod queries;
 
 use std::collections::HashMap;
@@ -14,8 +15,8 @@ use tokio_postgres::{Client, Row, Statement};
 
 use self::queries::{
     ASKING_CODE, CALLS, CASTS, CHILDREN, COMPARISON_FUNCTIONS, EVENT_TRIGGERS, FUNCTIONS,
-    ODD_COLUMNS, OPERATORS, PREPARE, QUIET_PROCEDURES, READABLE, REFERENCES, RELATIONS, SOURCES,
-    SOURCES_OF_REFERENCES, TYPES, VERSIONS,
+    LOUD_OBJECTS, ODD_COLUMNS, OPERATORS, PREPARE, QUIET_PROCEDURES, READABLE, REFERENCES,
+    RELATIONS, SOURCES, SOURCES_OF_REFERENCES, TYPES, VERSIONS,
 };
 use super::CatalogError;
 use crate::core::catalog::{
@@ -69,8 +70,9 @@ const PARTED: [(&str, &str); 6] = [
 ];
 
 /// What every load asks beside that.
-const WHOLE: [&str; 8] = [
+const WHOLE: [&str; 9] = [
     SOURCES,
+    LOUD_OBJECTS,
     QUIET_PROCEDURES,
     ASKING_CODE,
     ODD_COLUMNS,
@@ -117,6 +119,7 @@ impl<'a> Reading<'a> {
         self.load_others(&mut builder).await?;
         self.load_references(&mut builder, &mut remembered.references)
             .await?;
+        self.load_loud(&mut builder).await?;
         if !self
             .rows("event triggers", EVENT_TRIGGERS)
             .await?
@@ -231,11 +234,7 @@ impl<'a> Reading<'a> {
                 oid: row.try_get(0).map_err(broken)?,
                 schema: row.try_get(1).map_err(broken)?,
                 name: row.try_get(2).map_err(broken)?,
-                volatility: match row.try_get(3).map_err(broken)? {
-                    "i" => Volatility::Immutable,
-                    "s" => Volatility::Stable,
-                    _ => Volatility::Volatile,
-                },
+                volatility: volatility(row.try_get(3).map_err(broken)?),
                 extension: row.try_get(4).map_err(broken)?,
                 types: &types,
                 attribute_of_row: row.try_get(6).map_err(broken)?,
@@ -321,40 +320,6 @@ impl<'a> Reading<'a> {
                     _ => Persistence::Unlogged,
                 },
             });
-        }
-        Ok(())
-    }
-
-    async fn load_others(&mut self, builder: &mut CatalogBuilder) -> Result<(), CatalogError> {
-        let broken = |source| CatalogError::Query {
-            what: "functions",
-            source,
-        };
-        for row in self.rows("sources of functions", SOURCES).await? {
-            if let Some(source) = row.try_get::<_, Option<&str>>(0).map_err(broken)? {
-                builder.source(source);
-            }
-        }
-        for row in self.rows("procedures", QUIET_PROCEDURES).await? {
-            builder.quiet_procedure(row.try_get(0).map_err(broken)?);
-        }
-        if !self
-            .rows("sources of functions", ASKING_CODE)
-            .await?
-            .is_empty()
-        {
-            builder.code_that_asks_for_settings();
-        }
-        for row in self.rows("columns", ODD_COLUMNS).await? {
-            builder.odd_column(row.try_get(0).map_err(broken)?);
-        }
-        for row in self.rows("operators", COMPARISON_FUNCTIONS).await? {
-            builder.comparison_function(row.try_get(0).map_err(broken)?);
-        }
-        for row in self.rows("children of relations", CHILDREN).await? {
-            let parent = row.try_get(0).map_err(broken)?;
-            let child = row.try_get(1).map_err(broken)?;
-            builder.reference(Source::Parent(parent), Target::Relation(child));
         }
         Ok(())
     }
@@ -460,6 +425,14 @@ fn within_limit(what: &'static str, rows: Vec<Row>) -> Result<Vec<Row>, CatalogE
         Err(CatalogError::TooLarge { what })
     } else {
         Ok(rows)
+    }
+}
+
+fn volatility(word: &str) -> Volatility {
+    match word {
+        "i" => Volatility::Immutable,
+        "s" => Volatility::Stable,
+        _ => Volatility::Volatile,
     }
 }
 

@@ -1,5 +1,6 @@
 //! From rows of the catalog to verdicts.
 
+mod loud;
 mod names;
 mod plain;
 mod routines;
@@ -7,8 +8,10 @@ mod used;
 
 use std::collections::{HashMap, HashSet};
 
+pub use self::loud::{LoudObject, SourceRow};
 use self::names::written_names;
 use self::plain::{REACH_LIMIT, reachable};
+use self::routines::verdict;
 use super::builtin::{self, SYSTEM_SCHEMA};
 use super::plain::Shape;
 use super::{
@@ -93,6 +96,8 @@ pub struct CatalogBuilder {
     supported: Vec<u32>,
     odd_columns: HashSet<u32>,
     quiet_procedures: HashSet<Box<str>>,
+    loud_objects: Vec<LoudObject>,
+    loud: HashSet<Box<str>>,
     asks_for_options: Asks,
     event_triggers: EventTriggers,
 }
@@ -217,6 +222,7 @@ impl CatalogBuilder {
             settings: std::mem::take(&mut self.settings),
             used: self.used(),
             quiet_procedures: std::mem::take(&mut self.quiet_procedures),
+            loud: std::mem::take(&mut self.loud),
             asks_for_options: self.asks_for_options(),
             event_triggers: self.event_triggers,
             type_names: self.type_names(),
@@ -479,21 +485,6 @@ const FIRST_USER_OID: u32 = 16_384;
 /// rows of different kinds are not of one instant.
 const fn is_missing(oid: u32) -> bool {
     oid >= FIRST_USER_OID
-}
-
-fn verdict(row: &FunctionRow<'_>) -> FunctionVerdict {
-    if row.schema == SYSTEM_SCHEMA {
-        return builtin::function(row.name, row.volatility);
-    }
-    let harmless = row
-        .extension
-        .is_some_and(|extension| builtin::harmless_extension(extension, row.name));
-    match row.volatility {
-        Volatility::Volatile if !harmless => {
-            FunctionVerdict::refused(Reason::VolatileFunction, Some(PinReason::UnknownCode))
-        }
-        Volatility::Volatile | Volatility::Stable | Volatility::Immutable => FunctionVerdict::SAFE,
-    }
 }
 
 #[cfg(test)]

@@ -35,11 +35,14 @@ impl Catalog {
     pub fn doubting(&self, mut names: TouchedNames) -> Self {
         let mut types = names
             .iter()
-            .filter(|(_, kind)| **kind != TouchedKind::NewRoutine);
+            .filter(|(_, kind)| !matches!(kind, TouchedKind::Code | TouchedKind::NewRoutine));
         let redefines = types.any(|(name, _)| is_server_type(name));
         if self.known.type_names == TypeNames::Redefined || redefines {
             // New columns are perhaps not what they seem.
-            for kind in names.values_mut() {
+            for kind in names
+                .values_mut()
+                .filter(|kind| **kind != TouchedKind::Code)
+            {
                 *kind = kind.and(TouchedKind::Relation);
             }
         }
@@ -113,6 +116,24 @@ impl Catalog {
         }
     }
 
+    /// Whether it cannot be told what runs behind a write whose text has these words. Code that was there
+    /// is bound to other code by name, and tables to others by keys, views and triggers; but where no code
+    /// leaves anything behind, a table alone brings none.
+    pub fn doubts_writes(&self, words: &[Box<str>]) -> bool {
+        let Doubt::Names(names) = &self.doubt else {
+            return self.doubts_everything();
+        };
+        let reaches = |kind: &TouchedKind| match kind {
+            TouchedKind::Operator | TouchedKind::NewRoutine | TouchedKind::Routine => true,
+            TouchedKind::Code
+            | TouchedKind::Columns
+            | TouchedKind::NewTable
+            | TouchedKind::Rows
+            | TouchedKind::Relation => self.has_loud_code(),
+        };
+        names.values().any(reaches) || words.iter().any(|word| names.contains_key(word))
+    }
+
     /// Whether no procedure of this name runs DDL. What an older catalog says of that holds until the
     /// name itself is touched.
     pub fn runs_no_ddl(&self, procedure: &str) -> bool {
@@ -148,7 +169,7 @@ impl Catalog {
 
     fn is_doubtful(&self, name: &str) -> bool {
         match self.touched(name) {
-            None | Some(TouchedKind::Columns | TouchedKind::NewTable) => false,
+            None | Some(TouchedKind::Code | TouchedKind::Columns | TouchedKind::NewTable) => false,
             Some(
                 TouchedKind::Rows
                 | TouchedKind::Relation
@@ -171,7 +192,8 @@ impl Catalog {
     fn spreads(&self, name: &str, kind: TouchedKind) -> bool {
         match kind {
             // What refers to something was bound to it when that was made.
-            TouchedKind::Columns
+            TouchedKind::Code
+            | TouchedKind::Columns
             | TouchedKind::NewTable
             | TouchedKind::Rows
             | TouchedKind::Operator

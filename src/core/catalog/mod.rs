@@ -12,6 +12,7 @@
 mod build;
 mod builtin;
 mod doubt;
+mod loud;
 mod patience;
 mod plain;
 
@@ -21,7 +22,7 @@ use std::sync::Arc;
 use crate::core::residue::SettingNames;
 use crate::core::statement::{Asks, PinReason, Reason};
 
-pub use build::{CatalogBuilder, Source, Target};
+pub use build::{CatalogBuilder, LoudObject, Source, SourceRow, Target};
 
 use doubt::Doubt;
 pub use doubt::{TouchedNames, is_server_type};
@@ -59,6 +60,9 @@ struct Known {
     used: HashSet<Box<str>>,
     /// Names of procedures of which none runs DDL.
     quiet_procedures: HashSet<Box<str>>,
+    /// Names of relations, functions, operators and types behind which code may leave something in the
+    /// session that runs it; with an empty one, behind all.
+    loud: HashSet<Box<str>>,
     /// Whether code in the database asks for settings by name.
     asks_for_options: Asks,
     event_triggers: EventTriggers,

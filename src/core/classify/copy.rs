@@ -1,6 +1,6 @@
 //! COPY: a read if it goes to the client and copies what a query or a relation shows.
 
-use super::dispatch::{Proof, StatementFacts, calling};
+use super::dispatch::{Proof, StatementFacts, calling, writing};
 use super::lexer::Piece;
 use super::query;
 use super::references::{Name, Origin, References, RelationUse};
@@ -20,7 +20,7 @@ pub(super) fn copy(sql: &[u8], rest: &[Piece<'_>]) -> StatementFacts {
             .get(1)
             .is_some_and(|piece| piece.is("stdin") || piece.is("stdout"));
     if from_client {
-        return StatementFacts::plain(Reason::Write);
+        return writing(rest);
     }
     if !to_client {
         return calling(sql, rest, Reason::CopyWrite);

@@ -212,8 +212,13 @@ impl<'p> Reader<'p, '_> {
             } else {
                 TouchedKind::NewRoutine
             }),
-            // Neither an index nor a trigger is seen by a read.
-            "index" | "unique" | "trigger" => Some(()),
+            // Its functions are immutable, and what they change is taken back where it is built.
+            "index" | "unique" => Some(()),
+            "trigger" => {
+                self.name()?;
+                self.seek("on")?;
+                self.touch(TouchedKind::Code)
+            }
             "rule" => {
                 self.name()?;
                 self.seek("on")?;
@@ -326,8 +331,12 @@ impl<'p> Reader<'p, '_> {
         match self.changes(object) {
             Some(Change::Nothing) => CatalogEffect::Touches(Arc::default()),
             Some(Change::Lessens) => CatalogEffect::Removes,
+            Some(Change::AddsCode) => {
+                let known = self.widened(TouchedKind::Code);
+                self.effect(known)
+            }
             Some(Change::AddsColumns) => {
-                let known = self.widened();
+                let known = self.widened(TouchedKind::Columns);
                 self.effect(known)
             }
             // CASCADE reaches what the text does not name.
@@ -353,11 +362,11 @@ impl<'p> Reader<'p, '_> {
         })
     }
 
-    /// The relation or row type that has got more columns.
-    fn widened(&mut self) -> Option<()> {
+    /// The relation or row type that has got more columns, or more code behind writes.
+    fn widened(&mut self, kind: TouchedKind) -> Option<()> {
         self.skip(&["if", "exists"]);
         self.skip(&["only"]);
-        self.touch(TouchedKind::Columns)
+        self.touch(kind)
     }
 
     fn altered(&mut self, object: &str) -> Option<()> {

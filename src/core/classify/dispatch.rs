@@ -167,7 +167,7 @@ pub(super) fn statement(sql: &[u8], pieces: &[Piece<'_>]) -> StatementFacts {
             calling(sql, pieces, Reason::Write).pinned(PinReason::Setting)
         }
         "insert" | "update" | "delete" | "merge" => calling(sql, pieces, Reason::Write),
-        "truncate" => StatementFacts::plain(Reason::Write),
+        "truncate" => writing(rest),
         "copy" => copy(sql, rest),
         "lock" => StatementFacts::plain(Reason::LockTable),
         "explain" => route::explained(sql, pieces).unwrap_or_else(|| explain(sql, rest)),
@@ -238,6 +238,11 @@ fn deallocate(rest: &[Piece<'_>]) -> StatementFacts {
         },
         _ => facts.pinned(PinReason::SqlPrepare),
     }
+}
+
+/// A statement that writes and calls no function by name.
+pub(super) fn writing(pieces: &[Piece<'_>]) -> StatementFacts {
+    StatementFacts::new(Proof::Write(Reason::Write), references::words_only(pieces))
 }
 
 /// A statement that is no read, with the functions it calls.

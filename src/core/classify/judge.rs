@@ -78,6 +78,11 @@ impl Judge<'_> {
                 Some(reason),
             ) => left_behind(reason, &facts.configures),
             (SessionEffect::Pins(reason), _) => left_behind(*reason, &facts.configures),
+            (SessionEffect::None | SessionEffect::WatchesCounters, None)
+                if access == AccessMode::ReadWrite && self.runs_loud_code(facts) =>
+            {
+                SessionEffect::Pins(PinReason::CodeBehindWrite)
+            }
             (effect, _) => effect.clone(),
         };
         StatementVerdict {
@@ -86,6 +91,28 @@ impl Judge<'_> {
             transaction: facts.transaction,
             session,
             catalog: self.effect(facts),
+        }
+    }
+
+    /// Whether code that is not named may leave something behind: triggers, defaults, checks, views.
+    fn runs_loud_code(self, facts: &StatementFacts) -> bool {
+        let References {
+            words, operators, ..
+        } = &facts.references;
+        match (facts.proof, self.catalog) {
+            (Proof::Write(reason), None) => may_write(reason),
+            (Proof::Write(reason), Some(catalog)) => {
+                // Not every word of a long text was kept.
+                let cut = reason == Reason::TooLong && catalog.has_loud_code();
+                let doubtful = may_write(reason) && catalog.doubts_writes(words);
+                cut || doubtful || catalog.is_loud(words, operators)
+            }
+            (Proof::Query | Proof::Tokens | Proof::Definition(_), Some(catalog)) => {
+                catalog.is_loud(words, operators)
+            }
+            (Proof::Query | Proof::Tokens | Proof::Definition(_), None) | (Proof::Read(_), _) => {
+                false
+            }
         }
     }
 
@@ -294,6 +321,20 @@ impl Judge<'_> {
             (None, Origin::Relation) => Some(Reason::UnknownRelation),
         }
     }
+}
+
+/// Whether a statement that is no read for this reason may write rows.
+fn may_write(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::Write
+            | Reason::ModifyingCte
+            | Reason::CopyWrite
+            | Reason::ExplainAnalyzeWrite
+            | Reason::ParseFailed
+            | Reason::NotUtf8
+            | Reason::TooLong
+    )
 }
 
 fn left_behind(reason: PinReason, configures: &SettingNames) -> SessionEffect {

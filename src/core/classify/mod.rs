@@ -50,6 +50,7 @@ mod query;
 mod references;
 mod route;
 mod session;
+mod source;
 mod tokens;
 mod transaction;
 
@@ -59,6 +60,7 @@ pub use database::database_to_leave;
 pub use deallocate::deallocated_name;
 pub use judge::judge;
 pub use normalise::{Normalised, normalise};
+pub use source::{Language, leaves_nothing};
 
 #[cfg(test)]
 mod tests;

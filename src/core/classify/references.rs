@@ -291,23 +291,19 @@ pub(super) fn of(
         }
         _ => true,
     });
-    let operators = pieces.iter().filter(|piece| piece.kind == Kind::Operator);
-    let words = pieces.iter().filter(|piece| piece.is_name());
     let implied = pieces
         .iter()
         .filter_map(Piece::word)
         .any(|word| COMPARING.binary_search(&word).is_ok());
     References {
-        relations: Box::default(),
         functions: distinct(calls),
-        operators: distinct(operators.map(|piece| Box::from(operator_name(&piece.text)))),
         types: distinct(types(pieces)),
-        words: distinct(words.map(|piece| Box::from(&*piece.text))),
         comparisons: if implied {
             Comparisons::Implied
         } else {
             Comparisons::None
         },
+        ..words_only(pieces)
     }
 }
 
@@ -316,10 +312,22 @@ pub(super) fn operator_name(written: &str) -> &str {
     if written == "!=" { "<>" } else { written }
 }
 
-/// The calls only: what decides whether a statement that is no read leaves something behind.
+/// The calls, and the words that may be names of what runs code: what decides whether a statement that is
+/// no read leaves something behind.
 pub(super) fn calls_only(sql: &[u8], pieces: &[Piece<'_>]) -> References {
     References {
         functions: distinct(calls(sql, pieces)),
+        ..words_only(pieces)
+    }
+}
+
+/// The same of a statement that calls nothing.
+pub(super) fn words_only(pieces: &[Piece<'_>]) -> References {
+    let operators = pieces.iter().filter(|piece| piece.kind == Kind::Operator);
+    let words = pieces.iter().filter(|piece| piece.is_name());
+    References {
+        operators: distinct(operators.map(|piece| Box::from(operator_name(&piece.text)))),
+        words: distinct(words.map(|piece| Box::from(&*piece.text))),
         ..References::default()
     }
 }
@@ -430,7 +438,7 @@ fn harmless(sql: &[u8], name: &str, arguments: &[Piece<'_>]) -> bool {
 
 /// The last argument of a call that has several. How many cannot be told: lists of constants count
 /// as one.
-fn last_argument<'p, 'a>(arguments: &'p [Piece<'a>]) -> Option<&'p [Piece<'a>]> {
+pub(super) fn last_argument<'p, 'a>(arguments: &'p [Piece<'a>]) -> Option<&'p [Piece<'a>]> {
     let mut depth = 0_usize;
     let mut last_comma = None;
     for (at, piece) in arguments.iter().enumerate() {

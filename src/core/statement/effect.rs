@@ -79,6 +79,8 @@ pub struct TouchedName {
 /// What a touched name names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TouchedKind {
+    /// What runs behind a write to a relation: a trigger, a default, a constraint. No read sees it.
+    Code,
     /// A relation or row type with further columns, of types that come with the server.
     Columns,
     /// A permanent table that is new and can be read like any other: nothing but columns of types that

@@ -79,6 +79,8 @@ impl Session {
                 // A list of statements that is read where the block stands leaves nothing behind.
                 SessionEffect::Pins(PinReason::SqlPrepare)
                     if link.route.role == NodeRole::Replica => {}
+                // Where there never is a catalog, every write would be asked about.
+                SessionEffect::Pins(PinReason::CodeBehindWrite) if self.has_no_catalog() => {}
                 SessionEffect::Pins(reason) => {
                     self.suspect(*reason, &SettingNames::default());
                     self.doubt_code(statement.reason);
@@ -117,6 +119,12 @@ impl Session {
         }
     }
 
+    /// Whether the database has too much for a catalog.
+    fn has_no_catalog(&self) -> bool {
+        let kept = self.catalog.as_ref();
+        kept.is_none_or(|kept| kept.is_out_of_reach())
+    }
+
     /// Whether a connection is kept on which a number of a sequence may have been drawn.
     fn keeps_numbers(&self) -> bool {
         self.cluster.config.pool.sequence_numbers == SequenceNumbers::Always
@@ -140,6 +148,7 @@ impl Session {
             | PinReason::Setting
             | PinReason::ServerResource
             | PinReason::UnknownCode
+            | PinReason::CodeBehindWrite
             | PinReason::PoolMode
             | PinReason::Replication
             | PinReason::NotUnderstood => {}
@@ -147,7 +156,11 @@ impl Session {
         self.pin(reason, Release::WhenClean, Reads::Here);
         let doubt = self.doubt.get_or_insert_default();
         doubt.names = doubt.names.and(names);
-        if matches!(reason, PinReason::UnknownCode | PinReason::NotUnderstood) {
+        let code = matches!(
+            reason,
+            PinReason::UnknownCode | PinReason::CodeBehindWrite | PinReason::NotUnderstood
+        );
+        if code {
             doubt.code = doubt.code.max(Code::Ran);
         }
     }

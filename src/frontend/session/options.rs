@@ -89,10 +89,17 @@ impl Session {
         open || self.block.is_some()
             || statements.any(|one| {
                 matches!(one.transaction, TransactionControl::Begin(_))
-                    || matches!(
-                        one.session,
-                        SessionEffect::Pins(_) | SessionEffect::MayConfigure(..)
-                    )
+                    || match one.session {
+                        // It is free again when the node has been asked.
+                        SessionEffect::Pins(reason) => reason != PinReason::CodeBehindWrite,
+                        SessionEffect::MayConfigure(..) => true,
+                        SessionEffect::None
+                        | SessionEffect::Setting(_)
+                        | SessionEffect::WatchesCounters
+                        | SessionEffect::DiscardAll
+                        | SessionEffect::DeallocateAll
+                        | SessionEffect::Proxy(_) => false,
+                    }
             })
     }
 

@@ -1,3 +1,5 @@
+mod writes;
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
@@ -336,6 +338,8 @@ fn a_touched_function_pins_and_an_untouched_one_does_as_it_did() {
         found.statements[0].session.clone()
     };
     let pinned = SessionEffect::Pins(PinReason::UnknownCode);
+    // A trigger may call it.
+    let triggers = SessionEffect::Pins(PinReason::CodeBehindWrite);
     ddl(
         &catalog,
         "create or replace function tax(int) returns int language sql as ''",
@@ -344,7 +348,7 @@ fn a_touched_function_pins_and_an_untouched_one_does_as_it_did() {
         ("select tax(1)", &pinned),
         ("insert into t select tax(1)", &pinned),
         ("select other(1)", &SessionEffect::None),
-        ("insert into t select other(1)", &SessionEffect::None),
+        ("insert into t select other(1)", &triggers),
     ] {
         assert_eq!(&session(sql), expected, "{sql}");
     }
@@ -453,7 +457,7 @@ fn after_a_failed_load_nobody_knows_how_long_one_takes() {
     for took in [Duration::ZERO, Duration::from_millis(3)] {
         catalog.note_load(took);
         assert!(catalog.load_takes().is_some_and(|takes| takes >= took));
-        catalog.note_failed_load();
+        catalog.note_failed_load(LoadFailure::Passing);
         assert_eq!(catalog.load_takes(), None);
     }
 }

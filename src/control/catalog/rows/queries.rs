@@ -1,5 +1,13 @@
 //! What is asked of the catalog.
 
+/// Functions of the server that leave something in the session: `setseed`, `set_config`, advisory locks, those
+/// that run a text, replication origins.
+macro_rules! loud_functions {
+    () => {
+        "1599|2078|288[0-36-9]|292[3-9]|293[03-8]|3684|3685|3689|3690|6006"
+    };
+}
+
 /// One snapshot for all queries would hold back VACUUM: DDL that is seen meanwhile is doubtful
 /// afterwards whatever they show of it, and what refers to a row that they do not show is refused.
 pub(super) const PREPARE: &str = "SET search_path = pg_catalog; SET jit = off; \
@@ -15,15 +23,93 @@ pub(super) const FUNCTIONS: &str = "SELECT p.oid, n.nspname::text, p.proname::te
         AND d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass \
     LEFT JOIN pg_extension e ON e.oid = d.refobjid";
 
-/// The source of functions that may set settings, and what they are run with: placeholders among them are listed nowhere. 2078
-/// is `set_config` in the body of a function in the SQL standard's form.
-pub(super) const SOURCES: &str = "SELECT CASE WHEN p.prosqlbody IS NULL THEN p.prosrc \
-        ELSE pg_get_function_sqlbody(p.oid) END \
+/// The source of functions that may set settings or leave anything else in the session, and what they are
+/// run with: placeholders among them are listed nowhere. 2078 is `set_config` in the body of a function in
+/// the SQL standard's form, where the other numbers are those of [`LOUD_OBJECTS`]. What extensions bring in
+/// C is believed.
+pub(super) const SOURCES: &str = concat!(
+    "SELECT p.oid, l.lanname IN ('sql', 'plpgsql'), p.provolatile::text, \
+        CASE WHEN p.prosqlbody IS NULL THEN p.prosrc \
+            WHEN p.prosqlbody::text LIKE '%:funcid 2078 %' THEN pg_get_function_sqlbody(p.oid) \
+            ELSE 'setseed()' END \
     FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang \
-    WHERE p.oid >= 16384 AND l.lanname NOT IN ('c', 'internal') \
-        AND (p.prosrc ~* '(set_config|\\mset\\M)' OR p.prosqlbody::text LIKE '%:funcid 2078 %') \
-    UNION ALL SELECT concat('SET ', split_part(run.setting, '=', 1)) FROM pg_proc p, unnest(p.proconfig) AS run (setting) \
-    WHERE p.oid >= 16384";
+    WHERE p.oid >= 16384 AND CASE WHEN l.lanname NOT IN ('sql', 'plpgsql') \
+        THEN (l.lanname NOT IN ('c', 'internal') AND p.prosrc ~* '(set_config|\\mset\\M)') \
+            OR (p.provolatile = 'v' AND NOT (l.lanname IN ('c', 'internal') AND EXISTS (SELECT FROM pg_depend d \
+                WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'))) \
+        ELSE p.prosrc ~* '(set_config|setseed|\\m(set|reset|listen|unlisten|load|prepare|deallocate|discard|do|execute\
+                |temp|temporary|hold)\\M|pg_temp|advisory_(?!xact)|_to_xml|ts_stat|ts_rewrite|origin_session|\\\\''|u&\")' \
+            OR p.prosqlbody::text ~ ':funcid (",
+    loud_functions!(),
+    ") ' END \
+    UNION ALL SELECT 0, true, 'i', concat('SET ', split_part(run.setting, '=', 1)) \
+    FROM pg_proc p, unnest(p.proconfig) AS run (setting) WHERE p.oid >= 16384"
+);
+
+/// What runs functions of the server that leave something in the session, by their numbers
+/// (`src/include/catalog/pg_proc.dat`), behind a write. Views and policies have what they refer to read anyway.
+pub(super) const LOUD_OBJECTS: &str = concat!(
+    "SELECT class::oid, oid FROM ( \
+    SELECT 'pg_attrdef'::regclass, oid, adbin::text FROM pg_attrdef \
+    UNION ALL SELECT 'pg_constraint'::regclass, oid, conbin::text FROM pg_constraint WHERE conbin IS NOT NULL \
+    UNION ALL SELECT 'pg_trigger'::regclass, oid, tgqual::text FROM pg_trigger WHERE tgqual IS NOT NULL \
+    UNION ALL SELECT 'pg_type'::regclass, oid, typdefaultbin::text FROM pg_type WHERE typdefaultbin IS NOT NULL \
+    UNION ALL SELECT 'pg_operator'::regclass, oid, concat(':funcid ', oprcode::oid, ' ') FROM pg_operator WHERE oid >= 16384 \
+    UNION ALL SELECT 'pg_rewrite'::regclass, oid, concat(ev_qual, ev_action) FROM pg_rewrite \
+        WHERE oid >= 16384 AND ev_type <> '1') AS found (class, oid, tree) \
+    WHERE tree ~ ':funcid (",
+    loud_functions!(),
+    ") '"
+);
+
+/// The names of whatever reaches these functions and other objects, by writes, keys, views and children too.
+/// What stands in the source of a function is known by its words alone: a function of this name may be
+/// called (with parentheses, if its name is a key word), and a relation written to. A rule, a default and
+/// the like are parts of a relation or a type (`src/backend/catalog/dependency.c`).
+pub(super) const LOUD: &str = r#"WITH RECURSIVE words (function, word) AS (
+    SELECT oid, regexp_split_to_table(lower(prosrc), '\W+') FROM pg_proc
+    WHERE oid >= 16384 AND prosqlbody IS NULL
+), names (class, oid, keyword, word) AS (
+    SELECT 'pg_class'::regclass::oid, oid, NULL, substring(lower(relname) FROM '\w+') FROM pg_class
+    WHERE oid >= 16384 AND relkind IN ('r', 'p', 'v', 'f')
+    UNION ALL SELECT 'pg_proc'::regclass, oid, k.word, substring(lower(proname) FROM '\w+')
+    FROM pg_proc LEFT JOIN pg_get_keywords() k ON k.word = proname AND catcode <> 'U' WHERE oid >= 16384
+), mentions (class, oid, functions) AS MATERIALIZED (
+    SELECT n.class, n.oid, array_agg(DISTINCT w.function) FROM words w JOIN names n ON n.word = w.word
+    WHERE n.keyword IS NULL
+        OR (SELECT prosrc FROM pg_proc WHERE oid = w.function) ~* concat('\m', n.keyword, '"?\s*\(')
+    GROUP BY 1, 2
+), loud (class, oid) AS (
+    SELECT * FROM unnest($1::oid[], $2::oid[])
+    UNION SELECT next.* FROM loud LEFT JOIN mentions m ON m.class = loud.class AND m.oid = loud.oid
+    CROSS JOIN LATERAL (
+        SELECT 'pg_proc'::regclass::oid, unnest(m.functions)
+        UNION ALL SELECT classid, objid FROM pg_depend
+        WHERE refclassid = loud.class AND refobjid = loud.oid AND (loud.class <> 'pg_class'::regclass
+            OR classid IN ('pg_rewrite'::regclass, 'pg_proc'::regclass, 'pg_policy'::regclass))
+        UNION ALL SELECT refclassid, refobjid FROM pg_depend
+        WHERE classid = loud.class AND objid = loud.oid AND deptype IN ('a', 'i')
+            AND classid IN ('pg_attrdef'::regclass, 'pg_constraint'::regclass, 'pg_trigger'::regclass,
+                'pg_rewrite'::regclass, 'pg_policy'::regclass, 'pg_class'::regclass)
+            AND refclassid IN ('pg_class'::regclass, 'pg_type'::regclass, 'pg_constraint'::regclass)
+        UNION ALL SELECT loud.class, inhparent FROM pg_inherits
+        WHERE loud.class = 'pg_class'::regclass AND inhrelid = loud.oid
+        UNION ALL SELECT loud.class, inhrelid FROM pg_inherits
+        WHERE loud.class = 'pg_class'::regclass AND inhparent = loud.oid
+        UNION ALL SELECT loud.class, confrelid FROM pg_constraint
+        WHERE loud.class = 'pg_class'::regclass AND conrelid = loud.oid AND contype = 'f'
+            AND (confdeltype IN ('c', 'n', 'd') OR confupdtype IN ('c', 'n', 'd'))
+        UNION ALL SELECT 'pg_type'::regclass, type FROM pg_cast, unnest(ARRAY[castsource, casttarget]) AS type
+        WHERE loud.class = 'pg_cast'::regclass AND pg_cast.oid = loud.oid AND type >= 16384
+    ) AS next (class, oid)
+)
+SELECT relname::text FROM loud JOIN pg_class o ON class = 'pg_class'::regclass AND o.oid = loud.oid
+    AND relkind IN ('r', 'p', 'v', 'm', 'f')
+UNION SELECT proname FROM loud JOIN pg_proc o ON class = 'pg_proc'::regclass AND o.oid = loud.oid
+UNION SELECT oprname FROM loud JOIN pg_operator o ON class = 'pg_operator'::regclass AND o.oid = loud.oid
+UNION SELECT typname FROM loud JOIN pg_type o ON class = 'pg_type'::regclass AND o.oid = loud.oid
+UNION SELECT '' FROM loud JOIN pg_cast o ON class = 'pg_cast'::regclass AND o.oid = loud.oid
+    AND greatest(castsource, casttarget) < 16384"#;
 
 /// Procedures that run no DDL, in any schema and with whatever arguments: PL/pgSQL has to write the words
 /// for it, or EXECUTE. What the functions do that they use is not seen, as in any other statement. None

@@ -10,6 +10,8 @@ pub(super) enum Change {
     Nothing,
     /// It takes something away.
     Lessens,
+    /// It adds a default or a constraint, which writes run.
+    AddsCode,
     /// It adds columns, or changes their types, to types that come with the server.
     AddsColumns,
     /// It may add something.
@@ -89,10 +91,7 @@ fn behind_name<'p, 'a>(pieces: &'p [Piece<'a>]) -> Option<&'p [Piece<'a>]> {
 
 fn action(pieces: &[Piece<'_>]) -> Change {
     match words(Some(pieces), 2).as_slice() {
-        [
-            "add",
-            "constraint" | "check" | "unique" | "primary" | "foreign",
-        ]
+        ["add", "unique" | "primary"]
         | ["alter" | "rename", "constraint"]
         | [
             "owner" | "cluster" | "replica" | "validate" | "reset" | "force" | "depends",
@@ -101,9 +100,11 @@ fn action(pieces: &[Piece<'_>]) -> Change {
         | ["no", "force" | "depends"]
         | [
             "set",
-            "(" | "without" | "tablespace" | "access" | "default" | "not",
+            "(" | "without" | "tablespace" | "access" | "not",
         ]
+        // What is disabled counts too.
         | ["enable" | "disable", "trigger"] => Change::Nothing,
+        ["add", "constraint" | "check" | "foreign"] | ["set", "default"] => Change::AddsCode,
         ["add" | "alter", "attribute"] => Change::Adds,
         ["add", _] => added(pieces.get(1..).unwrap_or_default()),
         ["rename", column] if *column != "to" => renamed(pieces),
@@ -151,6 +152,7 @@ fn of_column(pieces: &[Piece<'_>]) -> Change {
         ["type", _] if plain_column(pieces) => Change::AddsColumns,
         ["set", "data"] if plain_column(pieces.get(2..).unwrap_or_default()) => Change::AddsColumns,
         ["set", "data"] => Change::Adds,
+        ["set", "default" | "expression"] => Change::AddsCode,
         ["set" | "reset" | "drop" | "add" | "restart", ..] => Change::Nothing,
         _ => Change::Adds,
     }

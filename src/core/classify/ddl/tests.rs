@@ -13,6 +13,7 @@ fn touched(sql: &str) -> String {
         CatalogEffect::TwoPhase(..) => panic!("{sql} is no DDL"),
         CatalogEffect::Touches(names) => {
             let written = names.iter().map(|touched| match touched.kind {
+                TouchedKind::Code => format!("code:{}", touched.name),
                 TouchedKind::Columns => format!("{}+", touched.name),
                 TouchedKind::Rows => touched.name.to_string(),
                 TouchedKind::Relation => format!("{}*", touched.name),
@@ -64,7 +65,7 @@ const NAMED: &[(&str, &str)] = &[
     ("create index on only t (lower(a))", ""),
     (
         "create or replace constraint trigger g after insert on t execute function f()",
-        "",
+        "code:t",
     ),
     (
         "create rule \"_RETURN\" as on select to t do instead select 1",
@@ -87,7 +88,7 @@ const NAMED: &[(&str, &str)] = &[
     ),
     ("alter table p detach partition c concurrently", "less"),
     ("alter table t inherit p, no inherit q", "t* p* q*"),
-    ("alter table t add check (a > 0) no inherit", ""),
+    ("alter table t add check (a > 0) no inherit", "code:t"),
     ("alter table t enable row level security", "t*"),
     ("alter table t set unlogged", "t*"),
     ("alter materialized view m set schema s", "m*"),
@@ -134,7 +135,7 @@ const MILD: &[(&str, &str)] = &[
     ("alter table t no inherit p", "less"),
     (
         "alter table only s.t * alter column a set default 1, alter b drop not null",
-        "",
+        "code:t",
     ),
     (
         "alter table t alter \"set\" set statistics 10, set (fillfactor = 10)",
@@ -142,13 +143,13 @@ const MILD: &[(&str, &str)] = &[
     ),
     (
         "alter table t add foreign key (a) references u on delete cascade",
-        "",
+        "code:t",
     ),
     ("alter table t disable row level security", "less"),
     ("alter sequence q restart with 5", ""),
     ("alter type e add value 'x'", ""),
     ("alter type e rename value 'x' to 'y'", ""),
-    ("alter domain d set default 1", ""),
+    ("alter domain d set default 1", "code:d"),
     ("alter system set a = 1", ""),
     ("alter operator + (int, int) owner to r", ""),
     ("alter default privileges grant select on tables to r", ""),

@@ -203,7 +203,10 @@ fn without_a_catalog_only_what_names_nothing_is_a_read() {
         ("select 1 + 1", "W catalog_unknown"),
         ("select nextval('s')", "W sequence"),
         ("select own(1)", "W catalog_unknown pins:unknown_code"),
-        ("insert into users(id) values (1)", "W write"),
+        (
+            "insert into users(id) values (1)",
+            "W write pins:code_behind_write",
+        ),
         ("commit", "W transaction_control commit"),
     ] {
         let found = judge(&analyse(sql.as_bytes()), None, &policy());

@@ -103,29 +103,37 @@ fn state(client: &mut Wire) -> Vec<Option<String>> {
     row.unwrap_or_else(|| panic!("{answer:?}")).values()
 }
 
-/// Runs the writes as one client and has two others in blocks at once: all see what they see directly.
-fn assert_alike(directly: u16, through: u16, protocol: Protocol, writes: &[&str]) {
+/// Runs the writes as one client and has two others in blocks at once, or after each other: all see what
+/// they see directly. What is looked at is also what the session of the looker is asked about, so the
+/// others come first.
+fn assert_alike(directly: u16, through: u16, protocol: Protocol, writes: &[&str], kept: Kept) {
     let seen = |port: u16| {
         let mut clients = [(); 3].map(|()| Wire::connect(port));
         for write in writes {
             protocol.run(&mut clients[0], write);
         }
-        let mine = state(&mut clients[0]);
-        let keeps = mine[5..]
-            .iter()
-            .any(|held| !matches!(held.as_deref(), Some("f" | "0")));
-        clients[1].run("BEGIN");
-        let mut others = vec![state_in_block(&mut clients[1])];
-        if !keeps {
-            clients[2].run("BEGIN");
-            others.push(state_in_block(&mut clients[2]));
-            clients[2].run("COMMIT");
-        }
-        clients[1].run("COMMIT");
-        others.push(state(&mut clients[2]));
-        (mine, others, state(&mut clients[0]))
+        let [writer, one, two] = &mut clients;
+        let others = match kept {
+            Kept::Connection => [state(one), state(two)],
+            Kept::Settings => {
+                one.run("BEGIN");
+                let first = state_in_block(one);
+                let others = [first, state(two)];
+                one.run("COMMIT");
+                others
+            }
+        };
+        let mine = state(writer);
+        (mine, others, state(one), state(writer))
     };
     assert_eq!(seen(through), seen(directly), "{protocol:?} {writes:?}");
+}
+
+/// What the session keeps behind a write, if it is committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    Settings,
+    Connection,
 }
 
 fn state_in_block(client: &mut Wire) -> Vec<Option<String>> {
@@ -163,12 +171,8 @@ impl Protocol {
 async fn what_code_behind_a_write_leaves_stays_with_the_session_that_wrote() {
     let cluster = cluster().await;
     let proxy = sharing(cluster).await;
-    for writes in [
+    let settings = [
         &["INSERT INTO loud.defaulted (a) VALUES (1)"][..],
-        &["INSERT INTO loud.scratching (a) VALUES (1)"],
-        &["INSERT INTO loud.listening (a) VALUES (1)"],
-        &["INSERT INTO loud.locking (a) VALUES (1)"],
-        &["INSERT INTO loud.preparing (a) VALUES (1)"],
         &["INSERT INTO loud.direct (a) VALUES (1)"],
         &["INSERT INTO loud.becoming (a) VALUES (1)"],
         &["INSERT INTO loud.zoned (a) VALUES (1)"],
@@ -186,9 +190,18 @@ async fn what_code_behind_a_write_leaves_stays_with_the_session_that_wrote() {
             "SET work_mem = '3MB'",
             "INSERT INTO loud.defaulted (a) VALUES (1)",
         ],
-    ] {
+    ];
+    let connection = [
+        &["INSERT INTO loud.scratching (a) VALUES (1)"][..],
+        &["INSERT INTO loud.listening (a) VALUES (1)"],
+        &["INSERT INTO loud.locking (a) VALUES (1)"],
+        &["INSERT INTO loud.preparing (a) VALUES (1)"],
+    ];
+    let settings = settings.map(|writes| (writes, Kept::Settings));
+    let connection = connection.map(|writes| (writes, Kept::Connection));
+    for (writes, kept) in settings.into_iter().chain(connection) {
         for protocol in [Protocol::Simple, Protocol::Extended] {
-            assert_alike(cluster.port(0), proxy.port(), protocol, writes);
+            assert_alike(cluster.port(0), proxy.port(), protocol, writes, kept);
         }
     }
 }
@@ -251,6 +264,7 @@ async fn what_is_not_known_yet_is_asked_about() {
             _ => "INSERT INTO loud.waits VALUES (1)",
         };
         clients[0].run(write);
+        assert_eq!(state(&mut clients[1]), before, "{made}");
         let mine = state(&mut clients[0]);
         assert_ne!(mine, before, "{made}");
         assert_eq!(state(&mut clients[1]), before, "{made}");

@@ -22,7 +22,9 @@ use crate::published::Published;
 
 pub use causal_store::{CausalStore, Others, SharedKey, StoreMessage};
 pub use crossings::Crossings;
-pub use database_catalog::{DatabaseCatalog, DdlMark, LoadFailure, Occupant, PreparedTransactions};
+pub use database_catalog::{
+    DatabaseCatalog, DdlMark, LoadFailure, Occupancy, Occupant, PreparedTransactions,
+};
 pub use demand::FreshnessDemand;
 pub use positions::Positions;
 pub use role_lookups::{RoleLookups, RoleQuestion, Unanswered};

@@ -81,6 +81,7 @@ impl Case {
             | Expected::Aside
             | Expected::Synthesize(_)
             | Expected::AfterCopy
+            | Expected::CopySyncs
             | Expected::Bound(Some(_))
             | Expected::Refused(_)
             | Expected::AlreadyParsed

@@ -112,7 +112,7 @@ fn assert_alike(directly: u16, through: u16, protocol: Protocol, writes: &[&str]
         for write in writes {
             protocol.run(&mut clients[0], write);
         }
-        let [writer, one, two] = &mut clients;
+        let [own, one, two] = &mut clients;
         let others = match kept {
             Kept::Connection => [state(one), state(two)],
             Kept::Settings => {
@@ -123,8 +123,8 @@ fn assert_alike(directly: u16, through: u16, protocol: Protocol, writes: &[&str]
                 others
             }
         };
-        let mine = state(writer);
-        (mine, others, state(one), state(writer))
+        let mine = state(own);
+        (mine, others, state(one), state(own))
     };
     assert_eq!(seen(through), seen(directly), "{protocol:?} {writes:?}");
 }

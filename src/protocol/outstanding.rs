@@ -66,9 +66,13 @@ pub enum Expected {
     Around(Around),
     /// These bytes go to the client when everything before them has been answered.
     Synthesize(Box<[u8]>),
-    /// The reply to a Close of pgweir's own, behind a COPY IN that has failed and a Sync of pgweir's own.
-    /// If a second `ReadyForQuery` comes before it, the client's Sync before the COPY was not ignored.
+    /// What comes behind the first `ReadyForQuery` behind a COPY IN that has failed and a Sync of pgweir's
+    /// own. If it is another one, a Sync of the client's was not ignored, and [`Self::CopySyncs`] are next;
+    /// else the client is to be skipped to its next Sync.
     AfterCopy,
+    /// As many `ReadyForQuery` as come: of the Syncs that the client has sent behind what made its COPY IN
+    /// fail.
+    CopySyncs,
     /// The client's Parse of a statement that the node has already: answered like `Synthesize`.
     AlreadyParsed(Called),
     /// The client's Close of a statement, of which the node learns nothing.
@@ -114,7 +118,12 @@ impl Expected {
     pub const fn has_ready(&self) -> bool {
         matches!(
             self,
-            Self::Synced | Self::Inspection | Self::AfterCopy | Self::Checked(_) | Self::Query(_)
+            Self::Synced
+                | Self::Inspection
+                | Self::AfterCopy
+                | Self::CopySyncs
+                | Self::Checked(_)
+                | Self::Query(_)
         )
     }
 }
@@ -146,15 +155,24 @@ pub struct OutstandingReplies {
     copy_syncs: CopySyncs,
 }
 
-/// What becomes of the Syncs that were sent before the data of a COPY IN.
+/// What becomes of the Syncs that were sent before the end of the data of a COPY IN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum CopySyncs {
     /// There are none.
     None,
-    /// The node ignores them if it reads data before them.
+    /// The node ignores them unless the COPY fails before it reads them.
     Sent,
-    /// The COPY has failed: the node is to be asked ([`Expected::AfterCopy`]).
-    Unclear,
+    /// The COPY has failed: the node is to be asked.
+    Unclear(CopyFailure),
+}
+
+/// What a node does behind a COPY IN that has failed (`PostgresMain`, `src/backend/tcop/postgres.c`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CopyFailure {
+    /// It was run by Execute: the node skips messages up to the next Sync.
+    Skips,
+    /// It was run by Query: the node goes on with the next message.
+    GoesOn,
 }
 
 impl Default for OutstandingReplies {
@@ -238,6 +256,7 @@ impl OutstandingReplies {
             | Expected::Aside
             | Expected::Around(_)
             | Expected::AfterCopy
+            | Expected::CopySyncs
             | Expected::Query(_) => return None,
         }
         match self.queue.pop_front()? {
@@ -261,6 +280,7 @@ impl OutstandingReplies {
             | Expected::Aside
             | Expected::Around(_)
             | Expected::AfterCopy
+            | Expected::CopySyncs
             | Expected::Query(_) => None,
         }
     }
@@ -292,6 +312,7 @@ impl OutstandingReplies {
                 | Expected::Aside
                 | Expected::Around(_)
                 | Expected::AfterCopy
+                | Expected::CopySyncs
                 | Expected::Synthesize(_)
                 | Expected::AlreadyClosed(_)
                 | Expected::AlreadyParsed(_) => lost(head),
@@ -300,14 +321,51 @@ impl OutstandingReplies {
         }
         self.mode = Mode::Skipping;
         if self.copy_syncs == CopySyncs::Sent {
-            self.copy_syncs = CopySyncs::Unclear;
             self.mode = Mode::Normal;
-            self.queue.extend([
-                Expected::Query(Disposition::Discard),
-                Expected::AfterCopy,
-                Expected::Query(Disposition::Discard),
-            ]);
+            self.copy_syncs = CopySyncs::Unclear(CopyFailure::Skips);
+            self.push_after_copy(CopyFailure::Skips);
         }
+    }
+
+    /// What comes in reply to a mark behind a COPY IN that has failed.
+    fn push_after_copy(&mut self, failure: CopyFailure) {
+        let mark = Expected::Query(Disposition::Discard);
+        match failure {
+            CopyFailure::Skips => self.queue.extend([mark.clone(), Expected::AfterCopy, mark]),
+            CopyFailure::GoesOn => self.queue.extend([Expected::CopySyncs, mark]),
+        }
+    }
+
+    /// A Query has failed that may have run a COPY IN.
+    pub fn fail_query(&mut self) {
+        if self.copy_syncs == CopySyncs::Sent {
+            self.copy_syncs = CopySyncs::Unclear(CopyFailure::GoesOn);
+            self.push_after_copy(CopyFailure::GoesOn);
+        }
+    }
+
+    /// A Sync has been sent to a node that waits for COPY data, or whose COPY has failed.
+    pub fn sync_in_copy(&mut self) {
+        self.copy_syncs = CopySyncs::Sent;
+    }
+
+    /// A message is to be sent to such a node that is neither data nor a Sync. Returns what the COPY has
+    /// failed as, if it has: then a mark is to be sent first, as behind [`Self::must_ask_after_copy`], which
+    /// is a message of the same type; `None` if that is not needed.
+    pub fn mark_in_copy(&mut self) -> Option<CopyFailure> {
+        let failure = match self.queue.front() {
+            Some(Expected::Query(Disposition::Forward)) => CopyFailure::GoesOn,
+            Some(Expected::Executed) if self.copy_syncs == CopySyncs::Sent => CopyFailure::Skips,
+            _ => return None,
+        };
+        self.copy_syncs = CopySyncs::None;
+        self.push_after_copy(failure);
+        Some(failure)
+    }
+
+    /// Whether the node skips what was sent behind a failed COPY IN, and the replies to a mark come next.
+    pub fn is_behind_copy(&self) -> bool {
+        self.queue.get(1) == Some(&Expected::AfterCopy)
     }
 
     /// COPY IN has begun in the extended protocol: the node ignores the Syncs that were sent before
@@ -333,14 +391,14 @@ impl OutstandingReplies {
         self.queue.push_front(expected);
     }
 
-    /// Whether the node is to be asked now what became of the Syncs before a COPY IN: with a Sync, a
-    /// Close of a portal and a Sync.
-    pub fn must_ask_after_copy(&mut self) -> bool {
-        let asks = self.copy_syncs == CopySyncs::Unclear;
-        if asks {
-            self.copy_syncs = CopySyncs::None;
-        }
-        asks
+    /// Whether the node is to be asked now what became of the Syncs before and in a COPY IN: with a mark,
+    /// which is a Close of a portal and a Sync, and a Sync before it if the node skips to one.
+    pub fn must_ask_after_copy(&mut self) -> Option<CopyFailure> {
+        let CopySyncs::Unclear(failure) = self.copy_syncs else {
+            return None;
+        };
+        self.copy_syncs = CopySyncs::None;
+        Some(failure)
     }
 
     /// Statement numbers whose Parse has been sent and not been answered.
@@ -402,9 +460,10 @@ mod tests {
         replies.push(Expected::Synced);
         replies.copy_in_began();
         assert_eq!(replies.len(), 1);
-        assert!(!replies.must_ask_after_copy());
+        assert_eq!(replies.must_ask_after_copy(), None);
         replies.fail(|_| {});
-        assert!(replies.must_ask_after_copy() && !replies.must_ask_after_copy());
+        assert_eq!(replies.must_ask_after_copy(), Some(CopyFailure::Skips));
+        assert_eq!(replies.must_ask_after_copy(), None);
         assert!(!replies.is_skipping());
         assert_eq!(replies.pop(), Some(Expected::Query(Disposition::Discard)));
         assert_eq!(replies.pop(), Some(Expected::AfterCopy));
@@ -415,5 +474,26 @@ mod tests {
         replies.copy_in_began();
         replies.pop();
         assert!(replies.copy_in_ended() && !replies.copy_in_ended());
+    }
+
+    #[test]
+    fn after_a_failed_copy_of_a_query_it_is_asked_what_became_of_the_syncs_in_it() {
+        let mut replies = OutstandingReplies::default();
+        replies.push(Expected::Query(Disposition::Forward));
+        replies.fail_query();
+        assert_eq!((replies.must_ask_after_copy(), replies.len()), (None, 1));
+        replies.sync_in_copy();
+        replies.fail_query();
+        assert_eq!(replies.must_ask_after_copy(), Some(CopyFailure::GoesOn));
+        replies.pop();
+        assert_eq!(replies.pop(), Some(Expected::CopySyncs));
+        assert_eq!(replies.pop(), Some(Expected::Query(Disposition::Discard)));
+        replies.push(Expected::Executed);
+        assert_eq!(replies.mark_in_copy(), None);
+        replies.sync_in_copy();
+        assert_eq!(replies.mark_in_copy(), Some(CopyFailure::Skips));
+        replies.fail(|_| {});
+        assert_eq!(replies.must_ask_after_copy(), None);
+        assert!(replies.is_behind_copy() && !replies.is_skipping());
     }
 }

@@ -330,6 +330,7 @@ impl ReplyScanner {
         replies: &mut OutstandingReplies,
     ) -> Result<Disposition, UnexpectedReply> {
         let unexpected = UnexpectedReply { tag };
+        self.end_copy_syncs(tag, replies);
         let head = replies.head();
         let forward = Ok(Disposition::Forward);
         match (tag, head) {
@@ -347,11 +348,6 @@ impl ReplyScanner {
             }
             (tag::ERROR, _) => Ok(self.error(body, replies)),
             (tag::READY_FOR_QUERY, Some(head)) if head.has_ready() => self.ready(body, replies),
-            (tag::CLOSE_COMPLETE, Some(Expected::AfterCopy)) => {
-                self.outcome.add(Outcome::CLIENT_SKIPS);
-                replies.pop();
-                Ok(Disposition::Discard)
-            }
             (tag::PARAMETER_DESCRIPTION | tag::ROW_DESCRIPTION | tag::NO_DATA, Some(head))
                 if head.reads_description() =>
             {
@@ -376,7 +372,7 @@ impl ReplyScanner {
                 Some(Expected::Executed | Expected::Query(_)),
             ) => {
                 let is_executed = head == Some(&Expected::Executed);
-                if replies.copy_in_ended() {
+                if replies.copy_in_ended() && is_executed {
                     self.outcome.add(Outcome::SYNC_IGNORED);
                 }
                 self.completed(body);
@@ -438,8 +434,8 @@ impl ReplyScanner {
                 | Expected::Guarded(..)
                 | Expected::Checked(_),
             ) => Disposition::Discard,
-            Some(Expected::AfterCopy) => {
-                replies.put_first(Expected::Closed(Disposition::Discard));
+            Some(Expected::AfterCopy | Expected::CopySyncs) => {
+                replies.put_first(Expected::CopySyncs);
                 Disposition::Forward
             }
             _ => Disposition::Forward,

@@ -6,9 +6,10 @@
 //!   later DDL stays doubtful.
 //! * A reader takes no lock.
 
+mod occupancy;
 mod prepared;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,7 @@ use crate::core::catalog::{Catalog, TouchedNames};
 use crate::core::statement::{CatalogEffect, TouchedName, TwoPhaseStep};
 use crate::limits::TOUCHED_NAMES;
 
+pub use occupancy::{Occupancy, Occupant};
 pub use prepared::PreparedTransactions;
 
 /// The catalog of one database with the DDL that was seen since it was loaded.
@@ -44,23 +46,11 @@ pub struct DatabaseCatalog {
     since: Instant,
     /// When a write was last acknowledged, in nanoseconds since then; 0 for never.
     written: Arc<AtomicU64>,
-    /// How many sessions of clients are in the database.
-    occupants: Arc<AtomicUsize>,
-    /// Tells whoever loads it to leave the database.
-    leaving: Notify,
+    /// Who is in the database.
+    pub occupancy: Occupancy,
     /// The catalog of the same database under a later list of nodes: what sessions do that still use the
     /// earlier one is noted there too.
     successor: OnceLock<Arc<DatabaseCatalog>>,
-}
-
-/// A session of a client in a database.
-#[derive(Debug)]
-pub struct Occupant(Arc<AtomicUsize>);
-
-impl Drop for Occupant {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
 }
 
 /// For so many loads nobody waits after somebody has waited in vain.
@@ -130,8 +120,7 @@ impl Default for DatabaseCatalog {
             prepared: PreparedTransactions::default(),
             since: Instant::now(),
             written: Arc::default(),
-            occupants: Arc::default(),
-            leaving: Notify::new(),
+            occupancy: Occupancy::default(),
             successor: OnceLock::new(),
         }
     }
@@ -145,7 +134,7 @@ impl DatabaseCatalog {
             Arc::new(Self {
                 since: self.since,
                 written: Arc::clone(&self.written),
-                occupants: Arc::clone(&self.occupants),
+                occupancy: self.occupancy.followed(),
                 ..Self::default()
             })
         });
@@ -193,31 +182,12 @@ impl DatabaseCatalog {
         }
     }
 
-    /// One more session is in the database, until what this returns is dropped.
-    pub fn enter(&self) -> Occupant {
-        self.occupants.fetch_add(1, Ordering::AcqRel);
-        Occupant(Arc::clone(&self.occupants))
-    }
-
-    /// Whether no session is in the database.
-    pub fn is_empty(&self) -> bool {
-        self.occupants.load(Ordering::Acquire) == 0
-    }
-
     /// Has whoever loads it close the connection for that.
     pub fn leave(&self) {
-        self.leaving.notify_one();
+        self.occupancy.leave();
         if let Some(next) = self.successor.get() {
             next.leave();
         }
-    }
-
-    /// Resolves when the connection that loads it is to be closed.
-    ///
-    /// # Cancel safety
-    /// Nothing is lost when the future is dropped.
-    pub async fn is_to_leave(&self) {
-        self.leaving.notified().await;
     }
 
     /// Notes that a read went to the primary because the catalog is not known: a load is worth it.

@@ -211,7 +211,7 @@ impl Keeper {
             let due_early = tokio::select! {
                 () = self.catalog.load_due(QUIET) => true,
                 () = tokio::time::sleep(REFRESH_INTERVAL) => false,
-                () = self.catalog.is_to_leave() => {
+                () = self.catalog.occupancy.is_to_be_left() => {
                     kept = Kept::default();
                     continue;
                 }

@@ -9,7 +9,7 @@ use crate::limits::SEGMENT_BYTES;
 use crate::protocol::frame::FrameHeader;
 use crate::protocol::frontend::{SYNC, tag};
 use crate::protocol::message::{write_message, write_string};
-use crate::protocol::outstanding::Expected;
+use crate::protocol::outstanding::{CopyFailure, Expected};
 
 /// Whether the node waits for COPY data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,12 +39,24 @@ impl Session {
                         return Ok(());
                     }
                 }
-                // The node ignores these while it waits for data (`CopyGetData`).
-                tag::FLUSH | tag::SYNC => self.inbound.consume(header.total()),
-                // The node says what it thinks of others, and ends the connection.
-                _ => {
+                // The node ignores these while it waits for data (`CopyGetData`,
+                // `src/backend/commands/copyfromparse.c`); it may have met bad data and not be waiting.
+                tag::SYNC => {
                     link.passing = header.total();
+                    link.replies.sync_in_copy();
+                }
+                tag::FLUSH => {
+                    if self.inbound.filled().len() < header.total() {
+                        return Ok(());
+                    }
+                    self.inbound.consume(header.total());
+                }
+                // The node says what it thinks of others, and ends the connection, if it waits for data.
+                _ => {
                     link.copy = Copy::Idle;
+                    if !link.mark_end_of_copy(header.tag) {
+                        link.passing = header.total();
+                    }
                 }
             }
         }
@@ -89,14 +101,46 @@ impl Session {
 }
 
 impl Link {
-    /// A COPY IN has failed, and the client had sent a Sync before it: asks the node whether it has read
+    /// The client has sent a message of this type, which is no part of a COPY, to a node that waits for COPY
+    /// data or whose COPY has failed, which nobody knows yet. Sends one of the same type without a body, at
+    /// which the COPY ends as at the client's, or which the node refuses; `false` if the client's own will do.
+    /// After the latter the client's can be served like any.
+    fn mark_end_of_copy(&mut self, message: u8) -> bool {
+        let is_alone = matches!(message, tag::QUERY | tag::FUNCTION_CALL);
+        let is_extended = matches!(
+            message,
+            tag::PARSE | tag::BIND | tag::DESCRIBE | tag::EXECUTE | tag::CLOSE
+        );
+        if !is_alone && !is_extended {
+            return false;
+        }
+        let Some(failure) = self.replies.mark_in_copy() else {
+            return false;
+        };
+        let out = self.to_server.writer();
+        if failure == CopyFailure::Skips {
+            out.extend_from_slice(&SYNC);
+        }
+        write_message(out, message, |_| {});
+        if is_extended {
+            out.extend_from_slice(&SYNC);
+        }
+        true
+    }
+
+    /// A COPY IN has failed, and the client had sent a Sync before or in it: asks the node whether it has read
     /// that Sync as COPY data. The portal does not exist, so that its Close changes nothing.
     pub(super) fn ask_after_copy(&mut self) {
-        if self.passing > 0 || !self.replies.must_ask_after_copy() {
+        if self.passing > 0 {
             return;
         }
+        let Some(failure) = self.replies.must_ask_after_copy() else {
+            return;
+        };
         let out = self.to_server.writer();
-        out.extend_from_slice(&SYNC);
+        if failure == CopyFailure::Skips {
+            out.extend_from_slice(&SYNC);
+        }
         write_message(out, tag::CLOSE, |body| {
             body.push(b'P');
             write_string(body, SERVER_NAME_PREFIX.as_bytes());

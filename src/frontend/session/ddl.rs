@@ -30,13 +30,16 @@ impl Session {
         let known = self.cluster.world.catalogs.find(database);
         if let Some(catalog) = &known {
             for _ in 0..LEAVING_LOOKS {
-                if catalog.is_empty() {
+                if catalog.occupancy.is_empty() {
                     break;
                 }
                 tokio::time::sleep(LEAVING_PAUSE).await;
             }
         }
-        if known.as_ref().is_none_or(|catalog| catalog.is_empty()) {
+        if known
+            .as_ref()
+            .is_none_or(|catalog| catalog.occupancy.is_empty())
+        {
             self.cluster.pools.leave_database(database);
             if let Some(catalog) = known {
                 catalog.leave();

@@ -24,7 +24,10 @@ impl Session {
         let parameters = self.parameters().await?;
         // Not before a node has shown that the database exists: there is room for a number of them.
         self.catalog = self.cluster.world.catalogs.of(&self.key.database);
-        self.state.occupant = self.catalog.as_ref().map(|catalog| catalog.enter());
+        self.state.occupant = self
+            .catalog
+            .as_ref()
+            .map(|catalog| catalog.occupancy.enter());
         // Its client may have written that in an earlier session.
         let last_write = self
             .catalog

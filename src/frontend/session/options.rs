@@ -95,6 +95,7 @@ impl Session {
                         SessionEffect::MayConfigure(..) => true,
                         SessionEffect::None
                         | SessionEffect::Setting(_)
+                        | SessionEffect::LocalSetting(_)
                         | SessionEffect::WatchesCounters
                         | SessionEffect::DiscardAll
                         | SessionEffect::DeallocateAll

@@ -13,20 +13,22 @@ impl ReplyScanner {
     ) -> Disposition {
         let view = body.and_then(|body| ErrorView::read(body).ok());
         self.last_error = view.map(|view| view.sqlstate);
-        let is_own = replies.head().is_some_and(Expected::is_own_query);
-        if !is_own && view.is_some_and(|view| view.is_fatal()) {
+        let is_fatal = view.is_some_and(|view| view.is_fatal());
+        // A node that ends does not come to a mark behind a COPY.
+        let is_cut = is_fatal && replies.is_behind_copy();
+        let is_own = replies.head().is_some_and(Expected::is_own_query) && !is_cut;
+        if !is_own && is_fatal {
             self.outcome.add(Outcome::FATAL);
         }
         match replies.head() {
-            Some(
-                Expected::Query(Disposition::Discard) | Expected::Inspection | Expected::Checked(_),
-            ) => {
+            Some(_) if is_own => {
                 self.outcome.add(Outcome::OWN_QUERY_FAILED);
                 Disposition::Discard
             }
             Some(Expected::Query(Disposition::Forward)) => {
                 self.outcome.add(Outcome::ERROR);
                 self.instead = view.and_then(|view| instead(view, body?, replies.head()?));
+                replies.fail_query();
                 Disposition::Forward
             }
             _ => {
@@ -73,6 +75,7 @@ impl ReplyScanner {
             | Expected::Aside
             | Expected::Around(_)
             | Expected::AfterCopy
+            | Expected::CopySyncs
             | Expected::Synthesize(_) => {}
             Expected::AlreadyParsed(called) | Expected::AlreadyClosed(called) => {
                 self.note_change(*called, verdict);

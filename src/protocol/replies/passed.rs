@@ -2,7 +2,30 @@
 
 use std::ops::Range;
 
-use super::{Disposition, Expected, Hold, OutstandingReplies, Span, UnexpectedReply};
+use super::{
+    Disposition, Expected, Hold, Outcome, OutstandingReplies, ReplyScanner, Span, UnexpectedReply,
+    tag,
+};
+
+impl ReplyScanner {
+    /// Whatever is sent for a message, and is no `ReadyForQuery`, comes behind those of the client's Syncs in
+    /// a COPY IN that has failed.
+    pub(super) fn end_copy_syncs(&mut self, message: u8, replies: &mut OutstandingReplies) {
+        let is_unasked = matches!(
+            message,
+            tag::NOTICE | tag::NOTIFICATION | tag::PARAMETER_STATUS
+        );
+        if is_unasked || message == tag::READY_FOR_QUERY {
+            return;
+        }
+        if replies.head() == Some(&Expected::AfterCopy) {
+            self.outcome.add(Outcome::CLIENT_SKIPS);
+            replies.pop();
+        } else if replies.head() == Some(&Expected::CopySyncs) {
+            replies.pop();
+        }
+    }
+}
 
 /// Who gets a row.
 pub(super) fn row_disposition(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use pgweir::protocol::description::{Columns, Described, Description};
 use pgweir::protocol::frame::FrameHeader;
-use pgweir::protocol::outstanding::{Disposition, Expected, OutstandingReplies};
+use pgweir::protocol::outstanding::{Around, Called, Disposition, Expected, OutstandingReplies};
 use pgweir::protocol::replies::{
     Alias, Behind, Boundaries, Compare, Hold, ReplyScanner, Span, Stop, UnexpectedReply, Verdict,
 };
@@ -84,8 +84,9 @@ impl Case {
             | Expected::CopySyncs
             | Expected::Bound(Some(_))
             | Expected::Refused(_)
-            | Expected::AlreadyParsed
-            | Expected::AlreadyClosed => false,
+            | Expected::Around(_)
+            | Expected::AlreadyParsed(_)
+            | Expected::AlreadyClosed(_) => false,
         };
         self.hold == Hold::Released && self.alias.is_none() && self.expected.iter().all(forwards)
     }
@@ -93,7 +94,7 @@ impl Case {
 
 fn expected(kind: u8, at: u8) -> Expected {
     use Disposition::{Discard, Forward};
-    match kind % 25 {
+    match kind % 29 {
         0 => Expected::Parsed(Forward, Some(u64::from(at))),
         1 => Expected::Parsed(Discard, Some(u64::from(at))),
         2 => Expected::Parsed(Forward, None),
@@ -108,8 +109,8 @@ fn expected(kind: u8, at: u8) -> Expected {
         11 => Expected::Inspection,
         12 => Expected::Aside,
         13 => Expected::Synthesize([b'3', 0, 0, 0, 4].into()),
-        14 => Expected::AlreadyParsed,
-        15 => Expected::AlreadyClosed,
+        14 => Expected::AlreadyParsed(Called::Named),
+        15 => Expected::AlreadyClosed(Called::Named),
         16 => Expected::Bound(Some([b's', at].into())),
         17 => Expected::ClosedNamed,
         18 => Expected::Learned(Forward, Arc::default()),
@@ -118,6 +119,10 @@ fn expected(kind: u8, at: u8) -> Expected {
         21 => Expected::Checked(Arc::default()),
         22 => Expected::Outdated,
         23 => Expected::Guarded(u64::from(at), Arc::default()),
+        24 => Expected::Around(Around::Runs),
+        25 => Expected::Around(Around::Closes),
+        26 => Expected::AlreadyParsed(Called::Unnamed),
+        27 => Expected::AlreadyClosed(Called::Unnamed),
         _ => Expected::Refused([b's', at].into()),
     }
 }

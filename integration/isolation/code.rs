@@ -4,6 +4,7 @@
 use pgweir::sandbox::LocalCluster;
 use tokio::sync::OnceCell;
 
+use super::SHARED;
 use super::harness::parity::filled;
 use super::harness::wire::{self, Message, Wire};
 use super::harness::{Proxy, eventually};
@@ -28,6 +29,9 @@ CREATE FUNCTION loud.becomes() RETURNS trigger LANGUAGE plpgsql AS
     $$ BEGIN SET ROLE borrowed; RETURN NEW; END $$;
 CREATE FUNCTION loud.passes_on() RETURNS trigger LANGUAGE plpgsql AS
     $$ BEGIN INSERT INTO loud.zoned VALUES (NEW.a); RETURN NEW; END $$;
+CREATE FUNCTION loud.hides() RETURNS text STABLE LANGUAGE plpgsql AS
+    $$ DECLARE r text; BEGIN EXECUTE 'SELECT set' || '_config(''DateStyle'', ''German'', false)' INTO r; RETURN r; END $$;
+CREATE TABLE loud.hidden (a int, b text DEFAULT loud.hides());
 CREATE TABLE loud.defaulted (a int, b int DEFAULT loud.sets());
 CREATE TABLE loud.scratching (a int, b int DEFAULT loud.tables());
 CREATE TABLE loud.listening (a int, b int DEFAULT loud.listens());
@@ -77,9 +81,10 @@ async fn cluster() -> &'static LocalCluster {
 }
 
 /// A proxy of few connections that knows the catalog.
-async fn sharing(cluster: &LocalCluster) -> Proxy {
-    let pool = "clusters: { main: { pool: { size: 2, checkout_timeout: 10s } } }";
-    let proxy = Proxy::start(cluster, pool).await;
+async fn sharing(cluster: &LocalCluster, size: usize) -> Proxy {
+    let pool = format!("size: {size}, checkout_timeout: 10s");
+    let pool = format!("clusters: {{ main: {{ pool: {{ {pool} }} }} }}");
+    let proxy = Proxy::start(cluster, &pool).await;
     eventually("the catalog is loaded", async || {
         let mut reader = Wire::connect(proxy.port());
         reader.run("SELECT FROM pg_class");
@@ -170,10 +175,13 @@ impl Protocol {
 #[tokio::test]
 async fn what_code_behind_a_write_leaves_stays_with_the_session_that_wrote() {
     let cluster = cluster().await;
-    let proxy = sharing(cluster).await;
+    let proxy = sharing(cluster, 2).await;
     let settings = [
         &["INSERT INTO loud.defaulted (a) VALUES (1)"][..],
         &["INSERT INTO loud.direct (a) VALUES (1)"],
+        // Nobody expects that of it, but the node reports it.
+        &["INSERT INTO loud.hidden (a) VALUES (1)"],
+        &["BEGIN", "INSERT INTO loud.hidden (a) VALUES (1)", "COMMIT"],
         &["INSERT INTO loud.becoming (a) VALUES (1)"],
         &["INSERT INTO loud.zoned (a) VALUES (1)"],
         &["UPDATE loud.zoned SET a = 2"],
@@ -208,23 +216,20 @@ async fn what_code_behind_a_write_leaves_stays_with_the_session_that_wrote() {
 
 #[tokio::test]
 async fn a_copy_is_a_write_too() {
-    let cluster = cluster().await;
-    let proxy = sharing(cluster).await;
+    let proxy = sharing(cluster().await, 1).await;
     let mut clients = [(); 2].map(|()| Wire::connect(proxy.port()));
     clients[0].send(&wire::query("COPY loud.defaulted (a) FROM STDIN"));
     clients[0].until(b'G');
     clients[0].send(&[wire::copy_data(b"1\n"), wire::copy_done()].concat());
     clients[0].until_ready();
-    assert_eq!(clients[0].value("SHOW search_path"), "loud");
-    assert_ne!(clients[1].value("SHOW search_path"), "loud");
     assert_ne!(state(&mut clients[1])[0].as_deref(), Some("loud"));
+    assert_eq!(clients[0].value("SHOW search_path"), "loud");
 }
 
 /// Nothing is known yet, and then what has been made since.
 #[tokio::test]
 async fn what_is_not_known_yet_is_asked_about() {
     let cluster = cluster().await;
-    let pool = "clusters: { main: { pool: { size: 1 } } }";
     for made in [
         "SELECT 1",
         "CREATE TABLE loud.late (a int, b int DEFAULT loud.sets())",
@@ -244,16 +249,11 @@ async fn what_is_not_known_yet_is_asked_about() {
         for replica in cluster.replicas() {
             cluster.wait_for_replay(replica).await.unwrap();
         }
-        let proxy = Proxy::start(cluster, pool).await;
+        let proxy = match made {
+            "SELECT 1" => Proxy::start(cluster, SHARED).await,
+            _ => sharing(cluster, 1).await,
+        };
         let mut clients = [(); 2].map(|()| Wire::connect(proxy.port()));
-        if made != "SELECT 1" {
-            eventually("the catalog is loaded", async || {
-                let mut reader = Wire::connect(proxy.port());
-                reader.run("SELECT FROM pg_class");
-                reader.last_route().contains("role=replica")
-            })
-            .await;
-        }
         let before = state(&mut clients[1]);
         clients[0].run(&made.replace(" w ", " loud.waits "));
         let write = match made {
@@ -276,7 +276,7 @@ async fn what_is_not_known_yet_is_asked_about() {
 #[tokio::test]
 async fn ordinary_code_behind_writes_costs_nothing() {
     let cluster = cluster().await;
-    let proxy = sharing(cluster).await;
+    let proxy = sharing(cluster, 2).await;
     let mut client = Wire::connect(proxy.port());
     let pins = async || proxy.metrics().await.sum("pgweir_pins_total", &[]) > 0.5;
     for sql in [

@@ -340,7 +340,10 @@ impl ReplyScanner {
                 forward
             }
             (tag::NOTICE, head) => Ok(asynchronous(head)),
-            (tag::PARAMETER_STATUS, _) => {
+            (tag::PARAMETER_STATUS, head) => {
+                if head.is_some() && asynchronous(head) == Disposition::Forward {
+                    self.outcome.add(Outcome::REPORTED);
+                }
                 if self.reports.len() < REPORTS {
                     self.reports.extend(body.map(Box::from));
                 }

@@ -17,7 +17,9 @@ use crate::core::residue::{
     NAMES_LIMIT, Others, Reads, Residue, SOURCES, SOURCES_LIMIT, SettingNames, Wear, query,
 };
 use crate::core::snapshot::NodeRole;
-use crate::core::statement::{AccessMode, Classification, PinReason, Reason, SessionEffect};
+use crate::core::statement::{
+    AccessMode, Classification, PinReason, Reason, SessionEffect, TransactionControl,
+};
 use crate::protocol::frontend::write_query;
 use crate::protocol::message::{Malformed, Reader};
 use crate::protocol::outstanding::Expected;
@@ -113,6 +115,12 @@ impl Session {
         };
         if plan.executed.iter().any(|text| blind(text)) {
             self.pin_for_good(PinReason::NotUnderstood);
+        }
+        if link.scanner.outcome.has(Outcome::REPORTED)
+            && link.route.role == NodeRole::Primary
+            && reports_nothing(plan)
+        {
+            self.suspect(PinReason::CodeBehindWrite, &SettingNames::default());
         }
         if plan.needs == super::plan::Needs::Primary && link.route.role == NodeRole::Primary {
             self.suspect(PinReason::ServerResource, &SettingNames::default());
@@ -397,6 +405,18 @@ fn field<'a>(reader: &mut Reader<'a>) -> Result<Option<&'a [u8]>, Malformed> {
 pub(super) fn text(reader: &mut Reader<'_>) -> Result<Option<String>, Malformed> {
     let field = field(reader)?;
     Ok(field.map(|bytes| String::from_utf8_lossy(bytes).into_owned()))
+}
+
+/// Whether nothing in the segment is known to set a parameter or to take one back.
+fn reports_nothing(plan: &Plan) -> bool {
+    let mut statements = plan.executed.iter().flat_map(|text| text.statements.iter());
+    statements.all(|one| {
+        let silent = matches!(
+            one.session,
+            SessionEffect::None | SessionEffect::WatchesCounters
+        );
+        silent && one.transaction == TransactionControl::None
+    })
 }
 
 /// Whether the statement may draw a number from a sequence.

@@ -37,6 +37,9 @@ impl Outcome {
     /// The client is to be skipped to its next Sync, while the node waits for none.
     pub const CLIENT_SKIPS: Self = Self(2048);
 
+    /// The node reported a parameter behind what the client has sent.
+    pub const REPORTED: Self = Self(16_384);
+
     /// Adds `other`.
     pub fn add(&mut self, other: Self) {
         self.0 |= other.0;

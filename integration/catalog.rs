@@ -7,6 +7,8 @@ mod databases;
 #[path = "catalog/ddl.rs"]
 mod ddl;
 mod harness;
+#[path = "catalog/loud.rs"]
+mod loud;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

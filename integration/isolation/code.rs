@@ -38,6 +38,10 @@ CREATE TABLE loud.listening (a int, b int DEFAULT loud.listens());
 CREATE TABLE loud.locking (a int, b int CHECK (b = loud.locks()) DEFAULT 1);
 CREATE TABLE loud.preparing (a int, b int DEFAULT loud.prepares());
 CREATE TABLE loud.direct (a int, b text DEFAULT set_config('opt.direct', 'mine', false) || set_config('DateStyle', 'German', false));
+CREATE FUNCTION loud.chooses() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN PERFORM set_config('opt.kept', 'mine', false); RETURN NEW; END $$;
+CREATE TABLE loud.optioned (a int);
+CREATE TRIGGER first BEFORE INSERT ON loud.optioned FOR EACH ROW EXECUTE FUNCTION loud.chooses();
 CREATE TABLE loud.zoned (a int);
 CREATE TRIGGER first BEFORE INSERT OR UPDATE ON loud.zoned FOR EACH ROW EXECUTE FUNCTION loud.zones();
 CREATE TABLE loud.becoming (a int);
@@ -94,9 +98,17 @@ async fn sharing(cluster: &LocalCluster, size: usize) -> Proxy {
     proxy
 }
 
+const MAKES: &str = "CREATE FUNCTION loud.made() RETURNS int LANGUAGE sql AS \
+    'SELECT length(set_config(''search_path'', ''loud'', false))'; \
+    CREATE TABLE loud.made (a int, b int DEFAULT loud.made())";
+
+const MAKES_AND_WRITES: &str = "CREATE TABLE loud.made (a int, b text DEFAULT set_config('search_path', 'loud', false)); \
+    INSERT INTO loud.made (a) VALUES (1); DROP TABLE loud.made";
+
 /// What a session has that others should not see.
 const STATE: &str = "SELECT current_setting('search_path'), current_setting('statement_timeout'), \
-    current_setting('TimeZone'), current_setting('DateStyle'), current_user, to_regclass('pg_temp.scratch') IS NOT NULL, \
+    current_setting('TimeZone'), current_setting('DateStyle'), current_user, \
+    coalesce(current_setting('opt.kept', true), ''), to_regclass('pg_temp.scratch') IS NOT NULL, \
     (SELECT count(*) FROM pg_listening_channels()), (SELECT count(*) FROM pg_prepared_statements WHERE from_sql), \
     (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid())";
 
@@ -194,6 +206,20 @@ async fn what_code_behind_a_write_leaves_stays_with_the_session_that_wrote() {
         &["BEGIN", "INSERT INTO loud.zoned VALUES (1)", "COMMIT"],
         &["BEGIN", "INSERT INTO loud.zoned VALUES (1)", "ROLLBACK"],
         &["BEGIN; INSERT INTO loud.defaulted (a) VALUES (1); COMMIT"],
+        &["INSERT INTO loud.optioned (a) VALUES (1)"],
+        &[
+            "PREPARE it AS INSERT INTO loud.optioned VALUES (1)",
+            "EXECUTE it",
+            "DEALLOCATE it",
+        ],
+        &[
+            "BEGIN",
+            MAKES,
+            "INSERT INTO loud.made (a) VALUES (1)",
+            "DROP TABLE loud.made; DROP FUNCTION loud.made()",
+            "COMMIT",
+        ],
+        &[MAKES_AND_WRITES],
         &[
             "SET work_mem = '3MB'",
             "INSERT INTO loud.defaulted (a) VALUES (1)",

@@ -20,9 +20,14 @@
 //! * No input panics, overflows a 2 MiB stack or takes unbounded time or memory.
 //! * Equal outputs of [`normalise`] give equal classifications.
 //!
-//! Known and left out: triggers, rules and column defaults may run volatile code that changes the
-//! session; pinning every writer for that would pin everybody. A function that is declared stable
-//! or immutable is believed; if it writes, the replica answers 25006 and the statement is learned.
+//! Code that is not named: triggers, defaults, checks, rules, policies, domains and views may run functions
+//! that change the session. [`leaves_nothing`] reads the sources of functions for that; the catalog knows by
+//! name what reaches the others, and whoever names one of those in a write is asked about afterwards. What
+//! DDL has made doubtful is asked about too, and so is every write as long as there is no catalog.
+//!
+//! Known and left out: a function that is declared stable or immutable is believed, but for functions of
+//! the server that it calls by name; if it writes, the replica answers 25006 and the statement is learned.
+//! So is what extensions bring in C. Event triggers are not followed.
 //!
 //! sqlparser's types do not leave this module.
 

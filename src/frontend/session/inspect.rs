@@ -18,7 +18,7 @@ use crate::core::residue::{
 };
 use crate::core::snapshot::NodeRole;
 use crate::core::statement::{
-    AccessMode, Classification, PinReason, Reason, SessionEffect, TransactionControl,
+    AccessMode, CatalogEffect, Classification, PinReason, Reason, SessionEffect, TransactionControl,
 };
 use crate::protocol::frontend::write_query;
 use crate::protocol::message::{Malformed, Reader};
@@ -85,6 +85,10 @@ impl Session {
                 SessionEffect::Pins(PinReason::CodeBehindWrite) if self.has_no_catalog() => {}
                 SessionEffect::Pins(reason) => {
                     self.suspect(*reason, &SettingNames::default());
+                    if statement.reason == Reason::Code && self.has_loud_code() {
+                        // It runs a text that is not here, which may write.
+                        self.suspect(PinReason::CodeBehindWrite, &SettingNames::default());
+                    }
                     self.doubt_code(statement.reason);
                 }
                 SessionEffect::MayConfigure(reason, names) => {
@@ -131,6 +135,28 @@ impl Session {
     fn has_no_catalog(&self) -> bool {
         let kept = self.catalog.as_ref();
         kept.is_none_or(|kept| kept.is_out_of_reach())
+    }
+
+    /// Whether writes may run code that leaves something behind; without a catalog they may.
+    fn has_loud_code(&self) -> bool {
+        let catalog = self.catalog.as_ref().and_then(|kept| kept.latest());
+        let loud = catalog.is_none_or(|catalog| catalog.has_loud_code());
+        loud && !self.has_no_catalog()
+    }
+
+    /// A transaction has ended that has `defined` something: its own writes were judged without that.
+    pub(super) fn suspect_defined(&mut self, defined: &CatalogEffect, plan: &Plan) {
+        let defines = match defined {
+            CatalogEffect::Touches(names) => !names.is_empty(),
+            CatalogEffect::MayChange => true,
+            CatalogEffect::None
+            | CatalogEffect::Removes
+            | CatalogEffect::TwoPhase(..)
+            | CatalogEffect::Calls(_) => false,
+        };
+        if defines && !plan.is_one_definition() && !self.has_no_catalog() {
+            self.suspect(PinReason::CodeBehindWrite, &SettingNames::default());
+        }
     }
 
     /// Whether a connection is kept on which a number of a sequence may have been drawn.

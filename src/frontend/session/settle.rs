@@ -225,6 +225,7 @@ impl Session {
             }
             return;
         }
+        self.suspect_defined(&block.catalog, plan);
         let fate = fate(plan, began, outcome);
         if began == Began::Earlier && fate != Some(Fate::Undone) {
             // A load that was made meanwhile has not seen it.

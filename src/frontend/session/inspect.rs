@@ -146,7 +146,7 @@ impl Session {
 
     /// A transaction has ended that has `defined` something: its own writes were judged without that.
     pub(super) fn suspect_defined(&mut self, defined: &CatalogEffect, plan: &Plan) {
-        let defines = match defined {
+        let matters = match defined {
             CatalogEffect::Touches(names) => !names.is_empty(),
             CatalogEffect::MayChange => true,
             CatalogEffect::None
@@ -154,7 +154,7 @@ impl Session {
             | CatalogEffect::TwoPhase(..)
             | CatalogEffect::Calls(_) => false,
         };
-        if defines && !plan.is_one_definition() && !self.has_no_catalog() {
+        if matters && !plan.is_one_definition() && !self.has_no_catalog() {
             self.suspect(PinReason::CodeBehindWrite, &SettingNames::default());
         }
     }

@@ -285,18 +285,23 @@ impl StatementRegistry {
         settings: &Arc<AppliedSettings>,
         at: Instant,
     ) -> bool {
-        // Before the generation: see `end_change`.
-        if self.is_changing() {
+        if !self.is_untouched(statement) {
             return false;
         }
         let age = self
             .numbers
             .clock(at)
             .checked_sub(statement.known_at.load(Ordering::Acquire));
-        statement.generation.load(Ordering::Acquire) == self.generation()
-            && age.is_some_and(|age| u128::from(age) < STATEMENT_TRUST.as_millis())
+        age.is_some_and(|age| u128::from(age) < STATEMENT_TRUST.as_millis())
             && (Arc::ptr_eq(&statement.settings, settings)
                 || statement.settings.agrees_beside_reading(settings))
+    }
+
+    /// Whether no table can have changed since the statement was parsed or compared, or is changing, as far as
+    /// pgweir has seen.
+    pub fn is_untouched(&self, statement: &Prepared) -> bool {
+        // In this order: see `end_change`.
+        !self.is_changing() && statement.generation.load(Ordering::Acquire) == self.generation()
     }
 
     /// A statement that is not shared and whose description is not kept: the unnamed one.

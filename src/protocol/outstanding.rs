@@ -45,7 +45,8 @@ pub enum Expected {
     /// been sent already, and if it is another one by now, the client gets the server's error in place of
     /// all that is answered up to the next `ReadyForQuery`.
     Guarded(u64, Described),
-    /// All replies to a Parse, a Describe and a Sync of pgweir's own: compared, and the scan goes on.
+    /// All replies to a Parse and a Sync of pgweir's own, perhaps with a Describe between: compared, and the
+    /// scan goes on.
     Checked(Described),
     /// The reply to a message about a statement that does not exist, in place of one whose result type
     /// has changed: an error.

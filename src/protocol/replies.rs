@@ -62,6 +62,8 @@ pub struct ReplyScanner {
     comparison: Option<Comparison>,
     /// Statements that a check has found with other columns since [`Self::begin`].
     pub outdated: Vec<Described>,
+    /// Statements that could not be checked since [`Self::begin`], since the node did not take them.
+    pub refused: Vec<Described>,
     /// Statements that were found with other columns since [`Self::begin`] while they were under way: they
     /// are to be closed.
     pub unlike: Vec<u64>,
@@ -115,6 +117,7 @@ impl Default for ReplyScanner {
             parameters: None,
             comparison: None,
             outdated: Vec::new(),
+            refused: Vec::new(),
             unlike: Vec::new(),
             rest: Rest::Passed,
             reports: Vec::new(),
@@ -140,6 +143,7 @@ impl ReplyScanner {
         self.captured.clear();
         self.captured_bytes = 0;
         self.outdated.clear();
+        self.refused.clear();
         self.unlike.clear();
         self.has_result = ResultSeen::No;
     }

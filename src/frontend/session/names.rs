@@ -2,13 +2,17 @@
 //!
 //! Elsewhere a node knows a statement by a name of pgweir's, since connections are shared. SQL that
 //! speaks of statements (EXECUTE, PREPARE, DEALLOCATE, `pg_prepared_statements`) means the client's
-//! names, so before such a text the session's statements are prepared under them on the primary
-//! connection that runs it, and pgweir's are closed there. From then on names pass unchanged, until
-//! nothing prepared by SQL is left and the session leaves the connection.
+//! names, so before such a text the session's statements are prepared under them on the connection
+//! that runs it, and pgweir's are closed there: those of other clients are not to be seen. From then on names
+//! pass unchanged, until nothing prepared by SQL is left and the session leaves the connection.
+//!
+//! A statement that the node does not take at that moment stays the client's, and is sent again when the
+//! client uses it.
 //!
 //! A statement whose result type has changed since the client prepared it is compared as anywhere
 //! ([`super::comparison`]); a statement that fails with the server's error for that takes its place.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::inspect::Asked;
@@ -17,10 +21,11 @@ use super::plan::Plan;
 use super::prologue::Unprepared;
 use super::reading::{Detour, Ground};
 use super::settle::Batch;
+use super::translate::Destination;
 use super::{Session, SessionEnd, now, own};
 use crate::core::residue::SettingNames;
 use crate::core::snapshot::NodeRole;
-use crate::core::statement::{PinReason, SessionEffect};
+use crate::core::statement::{CatalogEffect, PinReason, SessionEffect};
 use crate::frontend::error::ProxyError;
 use crate::frontend::statements::{Prepared, server_name};
 use crate::protocol::backend::TransactionStatus;
@@ -39,6 +44,15 @@ pub(super) enum Names {
     Client,
 }
 
+/// How a statement is prepared under the client's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Adopting {
+    /// It is what the client was told.
+    AsItWas,
+    /// It is compared with that.
+    Compared,
+}
+
 impl Session {
     /// Adopts the names on the connection that the session holds, if the segment needs that.
     pub(super) async fn use_names(
@@ -47,6 +61,10 @@ impl Session {
         plan: &Plan,
     ) -> Result<(), SessionEnd> {
         if !link.must_adopt_names(plan) {
+            return Ok(());
+        }
+        if link.batch == Batch::Open {
+            self.adopt_in_batch(link);
             return Ok(());
         }
         let adopted = Box::pin(self.adopt_names(link)).await;
@@ -83,15 +101,78 @@ impl Session {
                 None => Default::default(),
             };
             link.run_unseen_query(&before);
-            let compares = !is_current && statement.may_change_columns();
-            let described = statement.described().filter(|_| compares);
-            link.adopt(name, statement, described);
+            let adopting = if !is_current && statement.may_change_columns() {
+                Adopting::Compared
+            } else {
+                Adopting::AsItWas
+            };
+            link.adopt(name, statement, adopting);
             link.run_unseen_query(&behind);
         }
-        link.names = Names::Client;
-        self.suspect(PinReason::SqlPrepare, &SettingNames::default());
+        self.note_adopted(link);
         self.run_unseen(link).await?;
+        let refused = std::mem::take(&mut link.scanner.refused);
+        let is_one = |known: &Described| refused.iter().any(|one| Arc::ptr_eq(one, known));
+        let statements = &mut self.state.statements;
+        statements.miss(|statement| statement.described().is_some_and(is_one));
         self.replace_outdated(link).await
+    }
+
+    /// The connection knows the client's names from now on.
+    fn note_adopted(&mut self, link: &mut Link) {
+        link.names = Names::Client;
+        self.state.statements.found_all();
+        match link.route.role {
+            // It is closed when the block ends that is all the session has there.
+            NodeRole::Replica => link.taint(),
+            NodeRole::Primary | NodeRole::Unknown => {
+                self.suspect(PinReason::SqlPrepare, &SettingNames::default());
+            }
+        }
+    }
+
+    /// Does the same before a part of a batch whose first part has run: a Sync would end it, and an error too.
+    /// So what may be refused is left out until the client asks for it, and nothing is compared.
+    fn adopt_in_batch(&mut self, link: &mut Link) {
+        let status = link.scanner.status;
+        let block = self.block.as_deref();
+        let reading = block.map(|block| &block.reading);
+        let ground = Ground::of(&self.state.settings, reading, status, &[]);
+        let registry = &self.cluster.shared.statements;
+        let has_ddl = block.is_some_and(|block| block.catalog != CatalogEffect::None);
+        let may_fail = |statement: &Prepared| has_ddl || !registry.is_untouched(statement);
+        let mut to = Destination {
+            out: link.to_server.writer(),
+            replies: &mut link.replies,
+            node: None,
+        };
+        for id in link.lease.prepared.take() {
+            write_named_statement(to.out, tag::CLOSE, server_name(id).as_bytes());
+            to.replies.push(Expected::Closed(Disposition::Discard));
+        }
+        let mut left_out = HashSet::new();
+        for (name, statement) in self.state.statements.iter() {
+            if own::statement_of(&statement.text).is_some() || statement.stays() {
+                continue;
+            }
+            if may_fail(statement) {
+                left_out.insert(statement.id);
+                continue;
+            }
+            let detour = Detour::of(statement, &ground);
+            let detour = detour.iter();
+            detour
+                .clone()
+                .flat_map(Detour::before)
+                .for_each(|sql| to.run_around(sql));
+            to.adopt(name, statement);
+            detour
+                .flat_map(Detour::behind)
+                .for_each(|sql| to.run_around(sql));
+        }
+        self.note_adopted(link);
+        let statements = &mut self.state.statements;
+        statements.miss(|statement| left_out.contains(&statement.id));
     }
 
     /// Puts a statement that fails in the place of each whose result type has changed.
@@ -144,18 +225,21 @@ impl Session {
 }
 
 impl Link {
-    /// Prepares a statement under the client's name, and compares it with what is known of it.
-    fn adopt(&mut self, name: &[u8], statement: &Prepared, described: Option<&Described>) {
+    /// Prepares a statement under the client's name.
+    fn adopt(&mut self, name: &[u8], statement: &Prepared, adopting: Adopting) {
         let out = self.to_server.writer();
-        if let Some(described) = described {
-            write_parse(out, name, &statement.sql, statement.found_types());
-            write_named_statement(out, tag::DESCRIBE, name);
-            self.replies.push(Expected::Checked(Arc::clone(described)));
-        } else {
-            write_parse(out, name, &statement.sql, &statement.types);
-            self.replies.push(Expected::Query(Disposition::Discard));
+        match adopting {
+            Adopting::Compared => {
+                write_parse(out, name, &statement.sql, statement.found_types());
+                write_named_statement(out, tag::DESCRIBE, name);
+            }
+            Adopting::AsItWas => write_parse(out, name, &statement.sql, &statement.types),
         }
         out.extend_from_slice(&SYNC);
+        self.replies.push(match statement.described() {
+            Some(described) => Expected::Checked(Arc::clone(described)),
+            None => Expected::Query(Disposition::Discard),
+        });
     }
 
     /// Sends statements of pgweir's own, if there are any.
@@ -171,14 +255,17 @@ impl Link {
     pub(super) fn must_adopt_names(&self, plan: &Plan) -> bool {
         let mut statements = plan.texts.iter().flat_map(|text| text.statements.iter());
         statements.any(|one| one.session == SessionEffect::Pins(PinReason::SqlPrepare))
-            && self.can_adopt_names()
+            && self.may_adopt_names()
+            && self.route.role != NodeRole::Unknown
     }
 
-    /// Whether the connection does not know the names and can be told them.
+    /// Whether the connection does not know the names and can be told them between two batches.
     pub(super) fn can_adopt_names(&self) -> bool {
+        self.may_adopt_names() && self.route.role == NodeRole::Primary && self.batch != Batch::Open
+    }
+
+    fn may_adopt_names(&self) -> bool {
         self.names == Names::Shared
-            && self.route.role == NodeRole::Primary
-            && self.batch != Batch::Open
             && self.is_quiet()
             && self.scanner.status != TransactionStatus::Failed
     }

@@ -168,6 +168,7 @@ impl Session {
         extent: Extent,
     ) -> Result<(), SessionEnd> {
         link.route.reason = RouteReason::ReadOnlyTransaction;
+        self.use_names(&mut link, plan).await?;
         self.send(&mut link, plan, extent, Hold::Released)?;
         self.inbound.consume(extent.length);
         self.finish(link, plan, extent).await

@@ -173,6 +173,10 @@ impl Session {
     pub(super) fn note_prepared(&mut self, link: &mut Link) {
         for id in link.scanner.unparsed.drain(..) {
             link.lease.prepared.remove(id);
+            let is_new = self.pending.iter().any(|change| change.parses(id));
+            if link.names == Names::Client && !is_new {
+                self.state.statements.miss(|one| one.id == id);
+            }
         }
         if link.scanner.outcome.has(Outcome::UNNAMED_LOST) {
             link.lease.unnamed_owner = None;

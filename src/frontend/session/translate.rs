@@ -202,6 +202,7 @@ impl Translation<'_> {
                 to.replies.push(Expected::Refused(name));
                 return Ok(());
             }
+            self.provide_absent(&name, to);
         }
         let ground = self.ground();
         let settings = ground.settings().unwrap_or(&self.state.settings);
@@ -257,6 +258,7 @@ impl Translation<'_> {
         to: &mut Destination<'_>,
     ) -> Step {
         if self.is_theirs(bind.statement, to) {
+            self.provide_absent(bind.statement, to);
             self.state.forget_proxy_portal(bind.portal);
             to.copy(message, Expected::Bound(None));
             return Step::Done;
@@ -311,6 +313,7 @@ impl Translation<'_> {
             // The node says that there is no such thing.
             Named::Unknown => to.copy(message, Expected::Described),
             Named::Statement(name) if self.is_theirs(name, to) => {
+                self.provide_absent(name, to);
                 to.copy(message, Expected::Described);
             }
             Named::Statement(name) => {

@@ -20,6 +20,9 @@ impl ReplyScanner {
         if !is_own && is_fatal {
             self.outcome.add(Outcome::FATAL);
         }
+        if let Some(Expected::Checked(known)) = replies.head() {
+            self.refused.push(known.clone());
+        }
         match replies.head() {
             Some(_) if is_own => {
                 self.outcome.add(Outcome::OWN_QUERY_FAILED);

@@ -110,10 +110,17 @@ impl Destination<'_> {
             .push(Expected::Parsed(Disposition::Discard, None));
     }
 
+    /// Prepares a statement under the client's name.
+    pub(in crate::frontend::session) fn adopt(&mut self, name: &[u8], statement: &Prepared) {
+        write_parse(self.out, name, &statement.sql, statement.found_types());
+        let parsed = Expected::Parsed(Disposition::Discard, Some(statement.id));
+        self.replies.push(parsed);
+    }
+
     /// Runs a statement of pgweir's own before or behind a Parse. It has a name, so that the client keeps
     /// its unnamed statement and portal, and is closed before it runs, so that it never stays. What an
     /// error has left of it is closed first.
-    pub(super) fn run_around(&mut self, sql: &str) {
+    pub(in crate::frontend::session) fn run_around(&mut self, sql: &str) {
         write_named_statement(self.out, tag::CLOSE, AROUND);
         write_parse(self.out, AROUND, sql.as_bytes(), &[0, 0]);
         // Without parameters, results as text.

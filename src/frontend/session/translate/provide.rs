@@ -101,6 +101,20 @@ impl Translation<'_> {
         }
     }
 
+    /// Prepares a statement under the client's name where the connection knows the others so, but could not
+    /// take this one before.
+    pub(super) fn provide_absent(&mut self, name: &[u8], to: &mut Destination<'_>) {
+        let statements = &self.state.statements;
+        let Some(statement) = statements.find_absent(self.pending, name) else {
+            return;
+        };
+        self.state.statements.found(name);
+        // It may be there after all.
+        write_named_statement(to.out, tag::CLOSE, name);
+        to.replies.push(Expected::Closed(Disposition::Discard));
+        self.parse_as_then(&statement, to, |to| to.adopt(name, &statement));
+    }
+
     /// Has a statement parsed again as it was when the client sent it.
     pub(super) fn parse_as_then(
         &self,

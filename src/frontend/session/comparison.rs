@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use super::link::{Link, LinkError, Pause};
 use super::plan::Plan;
+use super::reading::SegmentReading;
 use super::settle::Batch;
 use super::translate::{Comparing, Destination, NodeStatements, Translated, Translation, Unsure};
 use super::{Session, now, own};
@@ -40,6 +41,7 @@ pub(super) struct Waiting {
     parses: Vec<Arc<CachedText>>,
     /// The texts that the segment runs.
     executed: Vec<Arc<Classification>>,
+    reading: SegmentReading,
     /// The statement that is compared.
     statement: Arc<Prepared>,
     /// When it was sent.
@@ -53,6 +55,7 @@ struct Part<'a> {
     bytes: &'a [u8],
     parses: &'a [Arc<CachedText>],
     executed: &'a [Arc<Classification>],
+    reading: SegmentReading,
     /// What was found with other columns on this connection.
     outdated: Option<u64>,
     unsure: Unsure,
@@ -68,11 +71,13 @@ impl Session {
         link: &mut Link,
         plan: &Plan,
         bytes: &[u8],
+        reading: SegmentReading,
     ) -> Result<(), ProxyError> {
         let part = Part {
             bytes,
             parses: &plan.parses,
             executed: &plan.executed,
+            reading,
             outdated: link.outdated.take(),
             unsure: Unsure::default(),
             comparing: self.comparing(link, plan),
@@ -108,6 +113,7 @@ impl Session {
             own,
             parses: part.parses.iter(),
             executed: part.executed,
+            reading: part.reading,
             block: self.block.as_deref(),
             outdated: part.outdated,
             comparing: part.comparing,
@@ -122,6 +128,7 @@ impl Session {
                 end: None,
                 parses: translation.parses.cloned().collect(),
                 executed: part.executed.to_vec(),
+                reading: translation.reading,
                 statement,
                 seen: registry.sighting(now()),
                 outcome: None,
@@ -175,6 +182,7 @@ impl Session {
                 bytes: &waiting.rest,
                 parses: &waiting.parses,
                 executed: &waiting.executed,
+                reading: waiting.reading,
                 outdated,
                 unsure: waiting.unsure,
                 comparing: Comparing::First,

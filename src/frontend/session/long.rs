@@ -3,6 +3,7 @@
 use super::link::{ClientSide, Link, Pause, Until};
 use super::plan::{Plan, unread};
 use super::prologue::Unprepared;
+use super::reading::SegmentReading;
 use super::refusal::length_refusal;
 use super::serve::Extent;
 use super::{Session, SessionEnd, SessionTexts, Skipping, now};
@@ -265,7 +266,8 @@ impl Session {
         plan.extend(bytes, &self.state, &mut SessionTexts { session: self })?;
         self.mark_keys(link, plan)?;
         self.expect_changes(link, plan);
-        self.translate(link, plan, length)?;
+        let reading = SegmentReading::of(&plan.executed).going_on();
+        self.translate(link, plan, length, reading)?;
         if link.waiting.is_some() {
             plan.cut(counts);
             return Ok(false);
@@ -326,7 +328,8 @@ impl Session {
         self.expect_changes(link, plan);
         let rest = header.body().saturating_sub(head);
         let at = link.to_server.writer().len();
-        self.translate_bytes(link, plan, &short)?;
+        let reading = SegmentReading::of(&plan.executed).going_on();
+        self.translate_bytes(link, plan, &short, reading)?;
         if link.waiting.is_some() {
             plan.cut(counts);
             return Ok(false);

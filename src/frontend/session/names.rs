@@ -19,7 +19,7 @@ use super::inspect::Asked;
 use super::link::{Link, Pause};
 use super::plan::Plan;
 use super::prologue::Unprepared;
-use super::reading::{Detour, Ground};
+use super::reading::{Detour, Ground, SegmentReading};
 use super::settle::Batch;
 use super::translate::Destination;
 use super::{Session, SessionEnd, now, own};
@@ -82,7 +82,12 @@ impl Session {
         link.replies.push(Expected::Query(Disposition::Discard));
         let in_block = link.scanner.status == TransactionStatus::InTransaction;
         let block = self.block.as_deref().map(|block| &block.reading);
-        let ground = Ground::of(&self.state.settings, block, link.scanner.status, &[]);
+        let ground = Ground::of(
+            &self.state.settings,
+            block,
+            link.scanner.status,
+            SegmentReading::Keeps,
+        );
         let registry = &self.cluster.shared.statements;
         let at = now();
         for (name, statement) in self.state.statements.iter() {
@@ -137,7 +142,7 @@ impl Session {
         let status = link.scanner.status;
         let block = self.block.as_deref();
         let reading = block.map(|block| &block.reading);
-        let ground = Ground::of(&self.state.settings, reading, status, &[]);
+        let ground = Ground::of(&self.state.settings, reading, status, SegmentReading::Keeps);
         let registry = &self.cluster.shared.statements;
         let has_ddl = block.is_some_and(|block| block.catalog != CatalogEffect::None);
         let may_fail = |statement: &Prepared| has_ddl || !registry.is_untouched(statement);

@@ -63,6 +63,38 @@ impl BlockReading {
     }
 }
 
+/// What the segment under way does to the settings that decide what texts mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SegmentReading {
+    /// Nothing.
+    Keeps,
+    /// It may change some, behind what is sent next.
+    Later,
+    /// It may have changed some in front of that.
+    Perhaps,
+}
+
+impl SegmentReading {
+    /// What a segment does that runs these texts, of which none has been sent.
+    pub(super) fn of(executed: &[Arc<Classification>]) -> Self {
+        let mut statements = executed.iter().flat_map(|text| text.statements.iter());
+        if statements.any(|one| change(one).is_some()) {
+            Self::Later
+        } else {
+            Self::Keeps
+        }
+    }
+
+    /// The same when some of them have been sent.
+    #[must_use]
+    pub(super) fn going_on(self) -> Self {
+        match self {
+            Self::Keeps => Self::Keeps,
+            Self::Later | Self::Perhaps => Self::Perhaps,
+        }
+    }
+}
+
 /// With which settings a connection parses what is sent next.
 #[derive(Debug)]
 pub(super) enum Ground<'a> {
@@ -77,18 +109,16 @@ pub(super) enum Ground<'a> {
 }
 
 impl<'a> Ground<'a> {
-    /// The ground in a session with these settings, which stands in a block that has done this, before a
-    /// segment that runs `executed`.
+    /// The ground in a session with these settings, which stands in a block that has done this, in a segment
+    /// that does that.
     pub(super) fn of(
         settings: &'a Arc<AppliedSettings>,
         block: Option<&BlockReading>,
         status: TransactionStatus,
-        executed: &[Arc<Classification>],
+        segment: SegmentReading,
     ) -> Self {
-        let mut statements = executed.iter().flat_map(|text| text.statements.iter());
-        // It may do so in front of what is parsed, or behind it.
-        let changes = statements.any(|one| change(one).is_some());
         let block = block.unwrap_or(&BlockReading::Unchanged);
+        let changes = segment == SegmentReading::Perhaps;
         match (status, block) {
             (TransactionStatus::Failed, _) => Self::Unclear,
             (_, BlockReading::Unchanged) if !changes => Self::Session(settings),
@@ -288,7 +318,9 @@ mod tests {
         let (own, session) = (zone("a"), zone("b"));
         let select = statement("SELECT 1", &own);
         let detour = |block: &BlockReading, status, executed: &[Arc<Classification>]| {
-            let ground = Ground::of(&session, Some(block), status, executed);
+            let segment = SegmentReading::of(executed);
+            assert_eq!(segment == SegmentReading::Later, !executed.is_empty());
+            let ground = Ground::of(&session, Some(block), status, segment.going_on());
             let detour = Detour::of(&select, &ground)?;
             Some(detour.queries())
         };

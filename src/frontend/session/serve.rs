@@ -8,6 +8,7 @@ use tokio::io::AsyncWriteExt;
 use super::link::{ClientSide, Link, LinkError, Pause, Until};
 use super::names::Names;
 use super::plan::{Needs, Plan, Settings};
+use super::reading::SegmentReading;
 use super::settle::Batch;
 use super::translate::{Comparing, Destination, Translation, Unsure};
 use super::{Next, Session, SessionEnd, SessionTexts, Skipping, now, own};
@@ -251,6 +252,7 @@ impl Session {
             own,
             parses: plan.parses.iter(),
             executed: &plan.executed,
+            reading: SegmentReading::Keeps,
             block: None,
             outdated: None,
             comparing: Comparing::First,
@@ -379,7 +381,8 @@ impl Session {
         self.pending.clear();
         self.expect_changes(link, plan);
         link.write_prologue(plan.form);
-        self.translate(link, plan, extent.length)?;
+        let reading = SegmentReading::of(&plan.executed);
+        self.translate(link, plan, extent.length, reading)?;
         // The key may have been set among the messages.
         self.mark_keys(link, plan)?;
         link.end_segment(extent.end);
@@ -400,10 +403,11 @@ impl Session {
         link: &mut Link,
         plan: &Plan,
         length: usize,
+        reading: SegmentReading,
     ) -> Result<(), ProxyError> {
         let inbound = std::mem::take(&mut self.inbound);
         let bytes = inbound.filled().get(..length).unwrap_or_default();
-        let translated = self.translate_bytes(link, plan, bytes);
+        let translated = self.translate_bytes(link, plan, bytes, reading);
         self.inbound = inbound;
         translated
     }

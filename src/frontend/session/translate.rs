@@ -16,6 +16,7 @@ use crate::frontend::error::{Limit, ProxyError};
 use crate::frontend::session::block::OpenBlock;
 use crate::frontend::session::named::Change;
 use crate::frontend::session::own;
+use crate::frontend::session::reading::SegmentReading;
 use crate::frontend::session::state::SessionState;
 use crate::frontend::statements::{Prepared, StatementRegistry};
 use crate::protocol::backend::tag as reply;
@@ -46,6 +47,8 @@ pub(super) struct Translation<'a> {
     pub(super) parses: std::slice::Iter<'a, Arc<CachedText>>,
     /// The texts that the segment runs.
     pub(super) executed: &'a [Arc<Classification>],
+    /// What the segment does to the settings that decide what texts mean.
+    pub(super) reading: SegmentReading,
     /// The block that the session is in.
     pub(super) block: Option<&'a OpenBlock>,
     /// The statement that was found with other columns on this connection.
@@ -134,9 +137,13 @@ impl Translation<'_> {
             tag::QUERY => {
                 self.state.unnamed.set(None);
                 to.forget_unnamed();
+                self.reading = self.reading.going_on();
                 to.copy(message, Expected::Query(Disposition::Forward));
             }
-            tag::FUNCTION_CALL => to.copy(message, Expected::Query(Disposition::Forward)),
+            tag::FUNCTION_CALL => {
+                self.reading = self.reading.going_on();
+                to.copy(message, Expected::Query(Disposition::Forward));
+            }
             tag::PARSE => self.parse((Parse::read(body)?, message), behind, to)?,
             tag::BIND => return Ok(self.bind((Bind::read(body)?, message), behind, to)),
             tag::DESCRIBE => return self.describe(Named::read(body)?, message, to),
@@ -365,12 +372,12 @@ impl Translation<'_> {
         message: &[u8],
         to: &mut Destination<'_>,
     ) -> Result<(), ProxyError> {
-        match self.state.proxy_portals.get(portal).map(Arc::clone) {
-            Some(statement) => {
-                let answer = self.own.execute(&statement.text, self.state)?;
-                to.answer(answer);
-            }
-            None => to.copy(message, Expected::Executed),
+        if let Some(statement) = self.state.proxy_portals.get(portal).map(Arc::clone) {
+            let answer = self.own.execute(&statement.text, self.state)?;
+            to.answer(answer);
+        } else {
+            self.reading = self.reading.going_on();
+            to.copy(message, Expected::Executed);
         }
         Ok(())
     }

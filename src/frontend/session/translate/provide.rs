@@ -133,7 +133,8 @@ impl Translation<'_> {
     /// With which settings the connection parses what is sent next.
     pub(super) fn ground(&self) -> Ground<'_> {
         let block = self.block.map(|block| &block.reading);
-        Ground::of(&self.state.settings, block, self.own.status, self.executed)
+        let settings = &self.state.settings;
+        Ground::of(settings, block, self.own.status, self.reading)
     }
 
     /// Whether the segment up to its Sync can be thrown away once it has run: it is nothing but reads, each

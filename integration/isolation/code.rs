@@ -38,6 +38,7 @@ CREATE TABLE loud.listening (a int, b int DEFAULT loud.listens());
 CREATE TABLE loud.locking (a int, b int CHECK (b = loud.locks()) DEFAULT 1);
 CREATE TABLE loud.preparing (a int, b int DEFAULT loud.prepares());
 CREATE TABLE loud.direct (a int, b text DEFAULT set_config('opt.direct', 'mine', false) || set_config('DateStyle', 'German', false));
+CREATE SEQUENCE loud.numbers; GRANT ALL ON SEQUENCE loud.numbers TO app;
 CREATE FUNCTION loud.chooses() RETURNS trigger LANGUAGE plpgsql AS
     $$ BEGIN PERFORM set_config('opt.kept', 'mine', false); RETURN NEW; END $$;
 CREATE TABLE loud.optioned (a int);
@@ -129,19 +130,19 @@ fn assert_alike(directly: u16, through: u16, protocol: Protocol, writes: &[&str]
         for write in writes {
             protocol.run(&mut clients[0], write);
         }
-        let [own, one, two] = &mut clients;
+        let [first, one, two] = &mut clients;
         let others = match kept {
             Kept::Connection => [state(one), state(two)],
             Kept::Settings => {
                 one.run("BEGIN");
-                let first = state_in_block(one);
-                let others = [first, state(two)];
+                let inside = state_in_block(one);
+                let others = [inside, state(two)];
                 one.run("COMMIT");
                 others
             }
         };
-        let mine = state(own);
-        (mine, others, state(one), state(own))
+        let mine = state(first);
+        (mine, others, state(one), state(first))
     };
     assert_eq!(seen(through), seen(directly), "{protocol:?} {writes:?}");
 }
@@ -230,6 +231,11 @@ async fn what_code_behind_a_write_leaves_stays_with_the_session_that_wrote() {
         &["INSERT INTO loud.listening (a) VALUES (1)"],
         &["INSERT INTO loud.locking (a) VALUES (1)"],
         &["INSERT INTO loud.preparing (a) VALUES (1)"],
+        // Whoever asks for numbers keeps a connection, and so do all writers from then on.
+        &[
+            "SELECT nextval('loud.numbers')",
+            "INSERT INTO loud.defaulted (a) SELECT lastval()",
+        ],
     ];
     let settings = settings.map(|writes| (writes, Kept::Settings));
     let connection = connection.map(|writes| (writes, Kept::Connection));

@@ -84,16 +84,10 @@ impl Session {
                 // Where there never is a catalog, every write would be asked about.
                 SessionEffect::Pins(PinReason::CodeBehindWrite) if self.has_no_catalog() => {}
                 SessionEffect::Pins(reason) => {
-                    self.suspect(*reason, &SettingNames::default());
-                    if statement.reason == Reason::Code && self.has_loud_code() {
-                        // It runs a text that is not here, which may write.
-                        self.suspect(PinReason::CodeBehindWrite, &SettingNames::default());
-                    }
-                    self.doubt_code(statement.reason);
+                    self.note_pin(*reason, &SettingNames::default(), statement.reason);
                 }
                 SessionEffect::MayConfigure(reason, names) => {
-                    self.suspect(*reason, names);
-                    self.doubt_code(statement.reason);
+                    self.note_pin(*reason, names, statement.reason);
                 }
                 SessionEffect::WatchesCounters => {
                     if link.route.role != NodeRole::Replica {
@@ -129,6 +123,15 @@ impl Session {
         if plan.needs == super::plan::Needs::Primary && link.route.role == NodeRole::Primary {
             self.suspect(PinReason::ServerResource, &SettingNames::default());
         }
+    }
+
+    fn note_pin(&mut self, pin: PinReason, names: &SettingNames, reason: Reason) {
+        self.suspect(pin, names);
+        if may_draw(reason) && self.has_loud_code() {
+            // It writes, or runs a text that may.
+            self.suspect(PinReason::CodeBehindWrite, &SettingNames::default());
+        }
+        self.doubt_code(reason);
     }
 
     /// Whether the database has too much for a catalog.

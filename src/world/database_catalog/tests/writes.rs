@@ -131,6 +131,20 @@ fn writes_are_asked_about_behind_ddl_that_they_may_reach() {
 }
 
 #[test]
+fn a_catalog_is_out_of_reach_until_one_is_loaded() {
+    let catalog = DatabaseCatalog::default();
+    catalog.note_failed_load(LoadFailure::Passing);
+    assert!(!catalog.is_out_of_reach());
+    catalog.note_failed_load(LoadFailure::Lasting);
+    assert!(catalog.is_out_of_reach());
+    load(&catalog);
+    assert!(!catalog.is_out_of_reach());
+    // What it knows holds on.
+    catalog.note_failed_load(LoadFailure::Lasting);
+    assert!(!catalog.is_out_of_reach());
+}
+
+#[test]
 fn a_trigger_makes_no_read_doubtful_and_a_load_due() {
     let catalog = DatabaseCatalog::default();
     load(&catalog);

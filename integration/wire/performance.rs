@@ -1,6 +1,7 @@
 //! Performs a script against one port.
 
 use std::io::ErrorKind;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -241,10 +242,16 @@ impl Watch {
         if self.idle == Idle::Owned {
             return;
         }
-        let all = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
-                   WHERE usename = 'app' AND state = 'idle'";
+        let ended = "SELECT string_agg(pid::text, ' ') FILTER (WHERE pg_terminate_backend(pid)) \
+                     FROM pg_stat_activity WHERE usename = 'app' AND state = 'idle'";
         for server in &mut self.servers {
-            until(|| server.value(all) == "0");
+            until(|| {
+                let processes = server.value(ended);
+                // The server lists a process no longer when its socket is still open.
+                let has_ended = |id: &str| !Path::new("/proc").join(id).exists();
+                until(|| processes.split(' ').all(has_ended));
+                processes == "NULL"
+            });
         }
     }
 

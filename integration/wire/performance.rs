@@ -242,15 +242,22 @@ impl Watch {
         if self.idle == Idle::Owned {
             return;
         }
-        let ended = "SELECT string_agg(pid::text, ' ') FILTER (WHERE pg_terminate_backend(pid)) \
-                     FROM pg_stat_activity WHERE usename = 'app' AND state = 'idle'";
+        // Behind its answer, a session may still be asked what it has left on its connection.
+        let ended = "SELECT string_agg(pid::text, ' ') FILTER (WHERE \
+                     state_change < clock_timestamp() - interval '30 ms' AND pg_terminate_backend(pid)), \
+                     count(*) FROM pg_stat_activity WHERE usename = 'app' AND state = 'idle'";
         for server in &mut self.servers {
             until(|| {
-                let processes = server.value(ended);
+                let answer = server.query(ended);
+                let row = answer.iter().find(|message| message.tag == b'D').unwrap();
+                let [processes, left] = &row.values()[..] else {
+                    panic!("{answer:?}")
+                };
+                let processes = processes.as_deref().unwrap_or_default();
                 // The server lists a process no longer when its socket is still open.
                 let has_ended = |id: &str| !Path::new("/proc").join(id).exists();
-                until(|| processes.split(' ').all(has_ended));
-                processes == "NULL"
+                until(|| processes.split_whitespace().all(has_ended));
+                left.as_deref() == Some("0")
             });
         }
     }

@@ -18,7 +18,8 @@ use crate::core::residue::{
 };
 use crate::core::snapshot::NodeRole;
 use crate::core::statement::{
-    AccessMode, CatalogEffect, Classification, PinReason, Reason, SessionEffect, TransactionControl,
+    AccessMode, CatalogEffect, Classification, PinReason, Reason, SessionEffect, TouchedKind,
+    TransactionControl,
 };
 use crate::protocol::frontend::write_query;
 use crate::protocol::message::{Malformed, Reader};
@@ -147,10 +148,15 @@ impl Session {
         loud && !self.has_no_catalog()
     }
 
-    /// A transaction has ended that has `defined` something: its own writes were judged without that.
+    /// A transaction has ended that has `defined` something: its own writes were judged without that. Tables
+    /// alone bring no code that leaves something behind.
     pub(super) fn suspect_defined(&mut self, defined: &CatalogEffect, plan: &Plan) {
         let matters = match defined {
-            CatalogEffect::Touches(names) => !names.is_empty(),
+            CatalogEffect::Touches(names) => {
+                let code = |kind: TouchedKind| kind >= TouchedKind::Operator;
+                names.iter().any(|touched| code(touched.kind))
+                    || (!names.is_empty() && self.has_loud_code())
+            }
             CatalogEffect::MayChange => true,
             CatalogEffect::None
             | CatalogEffect::Removes

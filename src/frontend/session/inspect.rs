@@ -404,8 +404,7 @@ pub(super) fn residue(rows: &[Box<[u8]>], login: &str) -> Result<Residue, Malfor
             return Err(Malformed);
         }
         let kind = text(&mut reader)?.ok_or(Malformed)?;
-        let value = field(&mut reader)?.map(std::str::from_utf8);
-        match value {
+        match field(&mut reader)?.map(std::str::from_utf8) {
             Some(Err(_)) => residue.add_unreadable(&kind),
             Some(Ok(value)) => residue.add(&kind, Some(value), login),
             None => {}

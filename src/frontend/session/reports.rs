@@ -58,6 +58,10 @@ impl Link {
                 news.push((name.clone(), value.clone()));
             }
         }
+        if !news.is_empty() {
+            // The node reports no parameter that code has set again as it was before pgweir set it.
+            self.scanner.outcome.add(Outcome::REPORTED);
+        }
         for (name, value) in news {
             let mut message = Vec::new();
             ends::write_parameter(&mut message, &name, &value);

@@ -325,3 +325,25 @@ async fn what_the_node_skipped_does_not_count_as_prepared() {
         assert!(answer.iter().any(|m| m.tag == b'D'), "{answer:?}");
     }
 }
+
+#[tokio::test]
+async fn what_stands_behind_a_refused_setting_is_the_unnamed_statement() {
+    let proxy = Proxy::start(filled().await, "").await;
+    let mut client = Wire::connect(proxy.port());
+    let run = [bind("", &[]), execute("", 0), sync()].concat();
+    let refused = parse("", "SET pgweir.consistency TO 'bogus'");
+    client.send(&[refused, run.clone()].concat());
+    assert!(
+        client
+            .until_ready()
+            .iter()
+            .any(|message| message.tag == b'E')
+    );
+    client.send(&[parse("", "SELECT 7"), sync()].concat());
+    client.until_ready();
+    client.send(&run);
+    let answer = client.until_ready();
+    let row = answer.iter().find(|message| message.tag == b'D');
+    let row = row.unwrap_or_else(|| panic!("{answer:?}"));
+    assert_eq!(row.values(), [Some("7".to_owned())]);
+}

@@ -331,3 +331,27 @@ async fn ordinary_code_behind_writes_costs_nothing() {
     let asked = proxy.metrics().await.sum("pgweir_pins_total", &reason);
     assert!((0.5..1.5).contains(&asked), "{asked}");
 }
+
+/// What a node reports because pgweir has set it is nothing that code has done.
+#[tokio::test]
+async fn sessions_with_settings_of_their_own_are_not_asked_for_them() {
+    let cluster = cluster().await;
+    let proxy = sharing(cluster, 1).await;
+    let mut clients = ["Asia/Tokyo", "Europe/Berlin", "UTC"].map(|zone| {
+        let mut client = Wire::connect(proxy.port());
+        client.run(&format!("SET TimeZone TO '{zone}'"));
+        client
+    });
+    for _ in 0..5 {
+        for client in &mut clients {
+            client.run("UPDATE quiet.things SET size = 3");
+            Protocol::Extended.run(client, "UPDATE quiet.things SET size = 4");
+            client.run("BEGIN");
+            client.run("UPDATE quiet.things SET size = 5");
+            client.run("COMMIT");
+        }
+    }
+    clients[0].run("SHOW work_mem");
+    let pins = proxy.metrics().await.sum("pgweir_pins_total", &[]);
+    assert!(pins < 0.5, "{pins}");
+}

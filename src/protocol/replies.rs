@@ -345,7 +345,9 @@ impl ReplyScanner {
             }
             (tag::NOTICE, head) => Ok(asynchronous(head)),
             (tag::PARAMETER_STATUS, head) => {
-                if head.is_some() && asynchronous(head) == Disposition::Forward {
+                // Where pgweir has set something itself, what the client knows tells what is new.
+                let expected = self.compare == Compare::Yes || head.is_none();
+                if !expected && asynchronous(head) == Disposition::Forward {
                     self.outcome.add(Outcome::REPORTED);
                 }
                 if self.reports.len() < REPORTS {

@@ -92,7 +92,10 @@ impl Session {
                     self.next = Next::Alone;
                     return Ok(());
                 }
-                Err(Failure::Refused(error)) => return self.refuse(&error, extent).await,
+                Err(Failure::Refused(error)) => {
+                    self.state.unnamed = unnamed;
+                    return self.refuse(&error, extent).await;
+                }
                 Err(Failure::Session(end)) => return Err(end),
             }
         }

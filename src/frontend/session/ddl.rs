@@ -27,23 +27,16 @@ impl Session {
     /// Closes what pgweir keeps open to a database that no client uses. The last one may just be leaving;
     /// the server waits some seconds too.
     pub(super) async fn leave_database(&self, database: &str) {
-        let known = self.cluster.world.catalogs.find(database);
-        if let Some(catalog) = &known {
-            for _ in 0..LEAVING_LOOKS {
-                if catalog.occupancy.is_empty() {
-                    break;
-                }
-                tokio::time::sleep(LEAVING_PAUSE).await;
+        let Some(catalog) = self.cluster.world.catalogs.find(database) else {
+            // Nobody has counted who is there.
+            return;
+        };
+        for _ in 0..LEAVING_LOOKS {
+            if catalog.occupancy.is_empty() {
+                self.cluster.pools.leave_database(database);
+                return catalog.leave();
             }
-        }
-        if known
-            .as_ref()
-            .is_none_or(|catalog| catalog.occupancy.is_empty())
-        {
-            self.cluster.pools.leave_database(database);
-            if let Some(catalog) = known {
-                catalog.leave();
-            }
+            tokio::time::sleep(LEAVING_PAUSE).await;
         }
     }
 

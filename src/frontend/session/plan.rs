@@ -432,7 +432,7 @@ impl Plan {
         // It may have been parsed when backslashes were something else.
         known.map(|statement| Read {
             text: Arc::clone(&statement.text),
-            reading: state.reading(&statement.sql),
+            reading: state.reading_of(statement),
         })
     }
 }

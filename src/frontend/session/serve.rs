@@ -269,7 +269,10 @@ impl Session {
             replies: &mut replies,
             node: None,
         };
-        translation.messages(bytes, &mut to)?;
+        let translated = translation.messages(bytes, &mut to);
+        // What stands before an error has been carried out.
+        self.state.unnamed.keep();
+        translated?;
         let mut answer = Vec::new();
         while let Some(reply) = replies.pop_own() {
             match reply {
@@ -278,7 +281,6 @@ impl Session {
                 Own::Closed(_) => answer.extend_from_slice(&own::CLOSE_COMPLETE),
             }
         }
-        self.state.unnamed.keep();
         for change in self.pending.drain(..) {
             self.state.statements.apply(change);
         }

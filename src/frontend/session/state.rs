@@ -254,6 +254,24 @@ impl SessionState {
         }
     }
 
+    /// How the text of a statement is read that was parsed earlier, perhaps with other settings.
+    pub(super) fn reading_of(&self, statement: &Prepared) -> Reading {
+        let now = self.reading(&statement.sql);
+        if Arc::ptr_eq(&statement.settings, &self.settings) {
+            return now;
+        }
+        let of = |name: &str| statement.settings.0.get(name);
+        let plain = |value: &String| value.trim_matches('\'').to_ascii_uppercase();
+        let strings = of("standard_conforming_strings").is_some_and(|value| plain(value) != "ON");
+        let encoding =
+            of("client_encoding").is_some_and(|value| HALVES.contains(&plain(value).as_str()));
+        if strings || encoding {
+            now.max(Reading::with_other_backslashes(&statement.sql))
+        } else {
+            now
+        }
+    }
+
     /// Whether the session has made its transactions SERIALIZABLE.
     pub(super) fn is_serializable_by_default(&self) -> bool {
         let isolation = self.settings.0.get("default_transaction_isolation");

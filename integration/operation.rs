@@ -151,7 +151,7 @@ async fn metrics_count_what_a_known_workload_did() {
     is("pgweir_clients", &[], 1.0);
     is("pgweir_node_up", &[("role", "primary")], 1.0);
     is("pgweir_node_up", &[("role", "replica")], 2.0);
-    is("pgweir_pins_total", &[], 1.0);
+    is("pgweir_pins_total", &[("reason", "listen")], 1.0);
     for node in ["node1", "node2"] {
         let staleness = metrics.max("pgweir_replica_staleness_seconds", &[("node", node)]);
         assert!(

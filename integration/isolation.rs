@@ -16,6 +16,19 @@ use std::time::Duration;
 use harness::parity::filled;
 use harness::wire::{self, Wire, bind, execute, parse, sync};
 use harness::{Proxy, eventually};
+use pgweir::sandbox::LocalCluster;
+
+/// A proxy with this pool that knows the catalog.
+async fn sharing(cluster: &LocalCluster, pool: &str) -> Proxy {
+    let proxy = Proxy::start(cluster, pool).await;
+    eventually("the catalog is loaded", async || {
+        let mut reader = Wire::connect(proxy.port());
+        reader.run("SELECT FROM pg_class");
+        reader.last_route().contains("role=replica")
+    })
+    .await;
+    proxy
+}
 
 /// Every client has a setting, a search path, a named and an unnamed statement of its own.
 #[tokio::test]

@@ -4,10 +4,10 @@
 use pgweir::sandbox::LocalCluster;
 use tokio::sync::OnceCell;
 
-use super::SHARED;
+use super::harness::Proxy;
 use super::harness::parity::filled;
 use super::harness::wire::{self, Message, Wire};
-use super::harness::{Proxy, eventually};
+use super::{SHARED, sharing};
 
 static SCHEMA: OnceCell<()> = OnceCell::const_new();
 
@@ -86,17 +86,10 @@ async fn cluster() -> &'static LocalCluster {
 }
 
 /// A proxy of few connections that knows the catalog.
-async fn sharing(cluster: &LocalCluster, size: usize) -> Proxy {
+async fn of_size(cluster: &LocalCluster, size: usize) -> Proxy {
     let pool = format!("size: {size}, checkout_timeout: 10s");
     let pool = format!("clusters: {{ main: {{ pool: {{ {pool} }} }} }}");
-    let proxy = Proxy::start(cluster, &pool).await;
-    eventually("the catalog is loaded", async || {
-        let mut reader = Wire::connect(proxy.port());
-        reader.run("SELECT FROM pg_class");
-        reader.last_route().contains("role=replica")
-    })
-    .await;
-    proxy
+    sharing(cluster, &pool).await
 }
 
 const MAKES: &str = "CREATE FUNCTION loud.made() RETURNS int LANGUAGE sql AS \
@@ -188,7 +181,7 @@ impl Protocol {
 #[tokio::test]
 async fn what_code_behind_a_write_leaves_stays_with_the_session_that_wrote() {
     let cluster = cluster().await;
-    let proxy = sharing(cluster, 2).await;
+    let proxy = of_size(cluster, 2).await;
     let settings = [
         &["INSERT INTO loud.defaulted (a) VALUES (1)"][..],
         &["INSERT INTO loud.direct (a) VALUES (1)"],
@@ -248,7 +241,7 @@ async fn what_code_behind_a_write_leaves_stays_with_the_session_that_wrote() {
 
 #[tokio::test]
 async fn a_copy_is_a_write_too() {
-    let proxy = sharing(cluster().await, 1).await;
+    let proxy = of_size(cluster().await, 1).await;
     let mut clients = [(); 2].map(|()| Wire::connect(proxy.port()));
     clients[0].send(&wire::query("COPY loud.defaulted (a) FROM STDIN"));
     clients[0].until(b'G');
@@ -283,7 +276,7 @@ async fn what_is_not_known_yet_is_asked_about() {
         }
         let proxy = match made {
             "SELECT 1" => Proxy::start(cluster, SHARED).await,
-            _ => sharing(cluster, 1).await,
+            _ => of_size(cluster, 1).await,
         };
         let mut clients = [(); 2].map(|()| Wire::connect(proxy.port()));
         let before = state(&mut clients[1]);
@@ -308,7 +301,7 @@ async fn what_is_not_known_yet_is_asked_about() {
 #[tokio::test]
 async fn ordinary_code_behind_writes_costs_nothing() {
     let cluster = cluster().await;
-    let proxy = sharing(cluster, 2).await;
+    let proxy = of_size(cluster, 2).await;
     let mut client = Wire::connect(proxy.port());
     let pins = async || proxy.metrics().await.sum("pgweir_pins_total", &[]) > 0.5;
     for sql in [
@@ -336,7 +329,7 @@ async fn ordinary_code_behind_writes_costs_nothing() {
 #[tokio::test]
 async fn sessions_with_settings_of_their_own_are_not_asked_for_them() {
     let cluster = cluster().await;
-    let proxy = sharing(cluster, 1).await;
+    let proxy = of_size(cluster, 1).await;
     let mut clients = ["Asia/Tokyo", "Europe/Berlin", "UTC"].map(|zone| {
         let mut client = Wire::connect(proxy.port());
         client.run(&format!("SET TimeZone TO '{zone}'"));

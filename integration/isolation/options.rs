@@ -6,10 +6,10 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::sync::OnceCell;
 
-use super::SHARED;
+use super::harness::Proxy;
 use super::harness::parity::filled;
 use super::harness::wire::{self, Message, Wire};
-use super::harness::{Proxy, eventually};
+use super::{SHARED, sharing};
 
 static SCHEMA: OnceCell<()> = OnceCell::const_new();
 
@@ -68,22 +68,10 @@ fn answers(port: u16, protocol: Protocol, script: &[(usize, &str)]) -> Vec<Strin
     script.iter().map(answer).collect()
 }
 
-/// A proxy that shares one connection and knows the catalog.
-async fn sharing(cluster: &LocalCluster) -> Proxy {
-    let proxy = Proxy::start(cluster, SHARED).await;
-    eventually("the catalog is loaded", async || {
-        let mut reader = Wire::connect(proxy.port());
-        reader.run("SELECT FROM pg_class");
-        reader.last_route().contains("role=replica")
-    })
-    .await;
-    proxy
-}
-
 async fn compare(script: &[(usize, &str)]) {
     let cluster = cluster().await;
     for protocol in [Protocol::Simple, Protocol::Extended] {
-        let proxy = sharing(cluster).await;
+        let proxy = sharing(cluster, SHARED).await;
         assert_eq!(
             answers(proxy.port(), protocol, script),
             answers(cluster.port(0), protocol, script)
@@ -289,14 +277,14 @@ async fn several_segments_in_one_write_find_what_each_would_alone() {
         rows.map(Message::values).collect::<Vec<_>>()
     };
     let cluster = cluster().await;
-    let proxy = sharing(cluster).await;
+    let proxy = sharing(cluster, SHARED).await;
     assert_eq!(answers(proxy.port()), answers(cluster.port(0)));
 }
 
 /// Clients that come and go, and set several options one by one in each transaction, share a connection.
 #[tokio::test]
 async fn new_clients_that_set_what_others_have_set_open_no_connections() {
-    let proxy = sharing(cluster().await).await;
+    let proxy = sharing(cluster().await, SHARED).await;
     let backends = (0..4).map(|_| {
         let mut client = Wire::connect(proxy.port());
         for sql in [
@@ -388,7 +376,7 @@ async fn whatever_clients_do_in_turn_each_finds_what_it_would_alone() {
             script.extend(unit.map(|sql| (client, filled(sql))));
         }
         let script: Vec<(usize, &str)> = script.iter().map(|(at, sql)| (*at, &**sql)).collect();
-        let proxy = sharing(cluster).await;
+        let proxy = sharing(cluster, SHARED).await;
         let protocol = [Protocol::Simple, Protocol::Extended][random.random_range(0..2)];
         let through = answers(proxy.port(), protocol, &script);
         let directly = answers(cluster.port(0), protocol, &script);
@@ -422,7 +410,7 @@ async fn an_option_that_a_role_or_database_has_been_given_keeps_nobody_away() {
         (0, shown),
     ])
     .await;
-    let proxy = sharing(cluster).await;
+    let proxy = sharing(cluster, SHARED).await;
     let mut clients = [(); 2].map(|()| Wire::connect(proxy.port()));
     let asks = "SELECT pg_backend_pid(), current_setting('opt.of_role')";
     clients[0].run("SET opt.of_role = 'mine'; SET opt.of_database = 'mine'");
@@ -440,7 +428,7 @@ async fn an_option_that_a_role_or_database_has_been_given_keeps_nobody_away() {
 /// The control: whoever does not ask, or has the same options, shares the connection.
 #[tokio::test]
 async fn clients_that_cannot_tell_share_a_connection() {
-    let proxy = sharing(cluster().await).await;
+    let proxy = sharing(cluster().await, SHARED).await;
     let mut clients: Vec<_> = (0..3).map(|_| Wire::connect(proxy.port())).collect();
     let backend = clients[0].value("SELECT pg_backend_pid()");
     clients[0].run("SET opt.a = '1'");

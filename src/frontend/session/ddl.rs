@@ -18,10 +18,10 @@ const LEAVING_PAUSE: Duration = Duration::from_millis(25);
 impl Session {
     /// The database that must be left for what the segment does, if it is that.
     pub(super) fn database_to_leave(&self, plan: &Plan, extent: Extent) -> Option<String> {
-        let alone = self.block.is_none() && plan.is_one_definition();
-        self.only_text(extent)
-            .filter(|_| alone)
-            .and_then(database_to_leave)
+        if self.block.is_some() || !plan.is_one_definition() {
+            return None;
+        }
+        self.only_text(extent).and_then(database_to_leave)
     }
 
     /// Closes what pgweir keeps open to a database that no client uses. The last one may just be leaving;

@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
-use crate::core::snapshot::{Eligibility, NodeRole, RoutingSnapshot};
+use crate::core::snapshot::RoutingSnapshot;
 use crate::limits::{CATALOGS_PER_CLUSTER, FIRST_MEASUREMENT};
 use crate::published::Published;
 
@@ -72,30 +72,19 @@ impl ClusterWorld {
         }
     }
 
-    /// Waits until every node was asked once, which a start and a reload begin with; `false` if that
-    /// was so already, or does not come to be within [`FIRST_MEASUREMENT`].
+    /// Waits until every node was asked once, which a start begins with, and a reload that changes whom
+    /// to ask, or as whom; `false` if that does not come to be within [`FIRST_MEASUREMENT`].
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
     pub async fn becomes_measured(&self) -> bool {
-        if is_measured(&self.routing.load()) {
-            return false;
-        }
         let measured = self
             .routing
-            .wait_for(|snapshot| is_measured(snapshot).then_some(()));
+            .wait_for(|snapshot| snapshot.is_measured().then_some(()));
         tokio::time::timeout(FIRST_MEASUREMENT, measured)
             .await
             .is_ok()
     }
-}
-
-/// Whether every node was asked once.
-fn is_measured(snapshot: &RoutingSnapshot) -> bool {
-    !snapshot
-        .nodes
-        .iter()
-        .any(|node| node.role == NodeRole::Unknown && node.eligibility == Eligibility::Unmeasured)
 }
 
 /// The catalogs of one cluster, by database name.

@@ -96,10 +96,10 @@ struct Load {
 }
 
 impl Load {
-    async fn start(proxy: &Proxy, clients: u32) -> Self {
+    async fn start(proxy: &Proxy, table: &'static str, clients: u32) -> Self {
         let first = proxy.connect().await;
         first
-            .batch_execute("CREATE TABLE load (id int, v int)")
+            .batch_execute(&format!("CREATE TABLE {table} (id int, v int)"))
             .await
             .unwrap();
         let (stop, rounds) = (Arc::<AtomicBool>::default(), Arc::<AtomicU32>::default());
@@ -109,15 +109,15 @@ impl Load {
             let (stop, rounds) = (Arc::clone(&stop), Arc::clone(&rounds));
             tasks.push(tokio::spawn(async move {
                 client
-                    .batch_execute(&format!("INSERT INTO load VALUES ({id}, 0)"))
+                    .batch_execute(&format!("INSERT INTO {table} VALUES ({id}, 0)"))
                     .await
                     .unwrap();
                 let mut round = 0;
                 while !stop.load(Ordering::Relaxed) {
                     round += 1;
-                    let write = format!("UPDATE load SET v = {round} WHERE id = {id}");
+                    let write = format!("UPDATE {table} SET v = {round} WHERE id = {id}");
                     client.batch_execute(&write).await.unwrap();
-                    let sql = format!("SELECT v FROM load WHERE id = {id}");
+                    let sql = format!("SELECT v FROM {table} WHERE id = {id}");
                     assert_eq!(value(&client, &sql).await.unwrap(), round.to_string());
                     rounds.fetch_add(1, Ordering::Relaxed);
                 }
@@ -163,7 +163,7 @@ async fn nodes_come_and_go_under_load_without_an_error() {
             .replace('\n', "\n    ");
         format!("clusters:\n  main:\n    nodes:\n    {nodes}\n")
     };
-    let load = Load::start(&proxy, 4).await;
+    let load = Load::start(&proxy, "load", 4).await;
     load.goes_on().await;
     let mut reversed = nodes.clone();
     reversed.reverse();
@@ -192,6 +192,46 @@ async fn nodes_come_and_go_under_load_without_an_error() {
             > 1.5
     };
     eventually("both replicas are back", replicas).await;
+}
+
+#[tokio::test]
+async fn what_reads_may_be_like_changes_under_load_without_a_question_who_is_the_primary() {
+    let cluster = harness::shared_cluster().await;
+    let mut proxy = Proxy::start(cluster, "").await;
+    let load = Load::start(&proxy, "load_of_policies", 4).await;
+    load.goes_on().await;
+    let found = |proxy: &Proxy| proxy.log().matches("primary found").count();
+    let before = found(&proxy);
+    for seconds in 0..20 {
+        let max_staleness = 10 + seconds;
+        proxy.reconfigure(&format!("routing: {{ max_staleness: {max_staleness}s }}"));
+        reload(&proxy, RELOADED).await;
+    }
+    load.goes_on().await;
+    load.finish().await;
+    assert_eq!(found(&proxy), before, "{}", proxy.log());
+}
+
+#[tokio::test]
+async fn a_new_bound_of_staleness_holds_at_once() {
+    let cluster = harness::shared_cluster().await;
+    let mut proxy = Proxy::start(cluster, "consistency: { default: eventual, wait: 0ms }").await;
+    let client = proxy.connect().await;
+    let route = async || {
+        value(&client, "SELECT 1 FROM pg_class LIMIT 1")
+            .await
+            .unwrap();
+        value(&client, "SHOW pgweir.last_route").await.unwrap()
+    };
+    let on_replica = || async { route().await.contains("role=replica") };
+    eventually("the replicas serve reads", on_replica).await;
+    proxy.reconfigure("routing: { max_staleness: 1ms }");
+    reload(&proxy, RELOADED).await;
+    let told = || async { proxy.log().contains("replica out of rotation") };
+    eventually("a replica is out of rotation", told).await;
+    proxy.reconfigure("routing: { max_staleness: 10s }");
+    reload(&proxy, RELOADED).await;
+    eventually("the replicas serve reads again", on_replica).await;
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use crate::config::{CausalityConfig, ClusterConfig, Config};
 use crate::control::catalog::keep_current;
 use crate::control::causal_store::keep_store;
 use crate::control::monitor::watch_cluster;
-use crate::control::publisher::initial_snapshot;
+use crate::control::publisher::{Publisher, initial_snapshot};
 use crate::control::roles::answer_lookups;
 use crate::core::snapshot::{Incarnation, NodeId, NodeRole, RoutingSnapshot};
 use crate::credential::hashing::Hashing;
@@ -40,6 +40,7 @@ pub(super) struct RunningClusters {
 #[derive(Debug)]
 struct RunningCluster {
     cluster: Arc<ServedCluster>,
+    publisher: Arc<Publisher>,
     /// Aborted when the cluster is dropped.
     _tasks: JoinSet<()>,
 }
@@ -106,32 +107,50 @@ impl RunningClusters {
         config: &Arc<ClusterConfig>,
         old: Option<RunningCluster>,
     ) -> RunningCluster {
-        let cluster = match old {
-            Some(old) if has_same_nodes(&old.cluster.config, config) => ServedCluster {
-                config: Arc::clone(config),
-                ..parts_of(&old.cluster)
-            },
-            old => self.build(config, old.as_ref().map(|old| &*old.cluster)),
+        let Some(old) = old else {
+            return self.watch(self.build(config, None));
         };
+        if !has_same_nodes(&old.cluster.config, config) {
+            return self.watch(self.build(config, Some(&*old.cluster)));
+        }
+        let cluster = ServedCluster {
+            config: Arc::clone(config),
+            ..parts_of(&old.cluster)
+        };
+        if is_asked_alike(&old.cluster.config, config) {
+            // Who asks goes on: what is known of the nodes is known in every moment.
+            old.publisher.judge_by(config);
+            return RunningCluster {
+                cluster: Arc::new(cluster),
+                ..old
+            };
+        }
+        drop(old);
+        self.watch(cluster)
+    }
+
+    /// Starts the tasks that keep a cluster current.
+    fn watch(&self, cluster: ServedCluster) -> RunningCluster {
         let cluster = Arc::new(cluster);
-        let mut tasks = JoinSet::new();
         let (config, world) = (Arc::clone(&cluster.config), Arc::clone(&cluster.world));
+        let publisher = Arc::new(Publisher::new(&config, Arc::clone(&world)));
+        let mut tasks = JoinSet::new();
         tasks.spawn(keep_store(
             Arc::clone(&config.name),
             self.causality.clone(),
             Arc::clone(&world),
         ));
-        let metrics = Arc::clone(&cluster.metrics);
         tasks.spawn(watch_cluster(
             Arc::clone(&config),
-            Arc::clone(&world),
-            metrics,
+            Arc::clone(&publisher),
+            Arc::clone(&cluster.metrics),
         ));
         tasks.spawn(keep_current(Arc::clone(&config), Arc::clone(&world)));
         tasks.spawn(answer_lookups(config, world));
         tasks.spawn(close_changed(Arc::clone(&cluster)));
         RunningCluster {
             cluster,
+            publisher,
             _tasks: tasks,
         }
     }
@@ -174,6 +193,11 @@ impl RunningClusters {
 /// What sessions lease and what is known of the nodes stays valid as long as these are the same.
 fn has_same_nodes(old: &ClusterConfig, new: &ClusterConfig) -> bool {
     old.nodes == new.nodes && old.pool == new.pool && old.server_tls == new.server_tls
+}
+
+/// Whether the nodes are asked as before, and logins ask them as before.
+fn is_asked_alike(old: &ClusterConfig, new: &ClusterConfig) -> bool {
+    old.monitor == new.monitor && old.role_lookup == new.role_lookup
 }
 
 fn parts_of(cluster: &ServedCluster) -> ServedCluster {

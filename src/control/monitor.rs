@@ -30,17 +30,16 @@ use crate::core::freshness::{PrimarySample, pace};
 use crate::core::lsn::Lsn;
 use crate::core::snapshot::NodeId;
 use crate::metrics::ClusterMetrics;
-use crate::world::ClusterWorld;
 
-/// Measures the nodes of `cluster` and publishes into `world` until the future is dropped.
+/// Measures the nodes of `cluster` and tells `publisher` until the future is dropped.
 /// Every answered question is counted in `metrics`.
 pub async fn watch_cluster(
     cluster: Arc<ClusterConfig>,
-    world: Arc<ClusterWorld>,
+    publisher: Arc<Publisher>,
     metrics: Arc<ClusterMetrics>,
 ) {
     let watch = Arc::new(Watch {
-        publisher: Publisher::new(&cluster, world),
+        publisher,
         wakes: cluster.nodes.iter().map(|_| Notify::new()).collect(),
         cluster: Arc::clone(&cluster),
         metrics,
@@ -67,7 +66,7 @@ pub async fn watch_cluster(
 struct Watch {
     cluster: Arc<ClusterConfig>,
     metrics: Arc<ClusterMetrics>,
-    publisher: Publisher,
+    publisher: Arc<Publisher>,
     /// By node id: probe this replica now.
     wakes: Vec<Notify>,
 }

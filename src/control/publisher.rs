@@ -43,21 +43,25 @@ fn entries(cluster: &ClusterConfig) -> Vec<NodeEntry> {
 
 /// The observer of one cluster together with the place where its snapshots go.
 #[derive(Debug)]
-pub(super) struct Publisher {
+pub struct Publisher {
     cluster: Arc<str>,
     world: Arc<ClusterWorld>,
     observer: Mutex<ClusterObserver>,
 }
 
 impl Publisher {
-    pub(super) fn new(cluster: &ClusterConfig, world: Arc<ClusterWorld>) -> Self {
-        let policies = std::iter::once(&cluster.policies).chain(cluster.user_policies.values());
-        let bounds = RotationBounds::loosest(policies.map(|policies| &policies.routing));
+    /// Knows nothing yet of the nodes of `cluster`; what it finds goes into `world`.
+    pub fn new(cluster: &ClusterConfig, world: Arc<ClusterWorld>) -> Self {
         Self {
             cluster: Arc::clone(&cluster.name),
             world,
-            observer: Mutex::new(ClusterObserver::new(entries(cluster), bounds)),
+            observer: Mutex::new(ClusterObserver::new(entries(cluster), bounds(cluster))),
         }
+    }
+
+    /// Judges the nodes by the policies of `cluster` from now on, which has the same nodes.
+    pub fn judge_by(&self, cluster: &ClusterConfig) {
+        self.observe(|observer| observer.judge_by(bounds(cluster)));
     }
 
     pub(super) fn world(&self) -> &ClusterWorld {
@@ -84,6 +88,12 @@ impl Publisher {
         drop(observer);
         log_changes(&self.cluster, &before, &self.world.routing.load());
     }
+}
+
+/// The loosest of all users.
+fn bounds(cluster: &ClusterConfig) -> RotationBounds {
+    let policies = std::iter::once(&cluster.policies).chain(cluster.user_policies.values());
+    RotationBounds::loosest(policies.map(|policies| &policies.routing))
 }
 
 /// How far the nearest replica in rotation is behind; nothing if there is none.

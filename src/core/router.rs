@@ -133,6 +133,8 @@ pub enum Patience {
 pub enum NoRoute {
     /// There is no primary, or more than one node claims to be it.
     NoPrimary,
+    /// Nor was every node asked who it is.
+    Unmeasured,
     /// No replica is fresh enough, and the policy forbids the primary.
     NoFreshReplica,
 }
@@ -201,6 +203,7 @@ fn primary(request: &RouteRequest, world: &RouteWorld<'_>, reason: RouteReason) 
             role: NodeRole::Primary,
             reason,
         }),
+        Some(_) | None if !world.snapshot.is_measured() => Decision::Refuse(NoRoute::Unmeasured),
         Some(_) | None => Decision::Refuse(NoRoute::NoPrimary),
     }
 }

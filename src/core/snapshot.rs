@@ -178,4 +178,11 @@ impl RoutingSnapshot {
     pub fn node(&self, id: NodeId) -> Option<&NodeState> {
         self.nodes.get(id.index())
     }
+
+    /// Whether every node was asked once.
+    pub fn is_measured(&self) -> bool {
+        !self.nodes.iter().any(|node| {
+            node.role == NodeRole::Unknown && node.eligibility == Eligibility::Unmeasured
+        })
+    }
 }

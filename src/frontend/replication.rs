@@ -150,10 +150,13 @@ impl ReplicationClient {
     async fn primary(&self) -> Result<NodeId, End> {
         let world = &self.cluster.world;
         loop {
-            let known = world.routing.load().primary;
-            match known {
+            let (primary, measured) = {
+                let known = world.routing.load();
+                (known.primary, known.is_measured())
+            };
+            match primary {
                 Some(node) => return Ok(node),
-                None if world.becomes_measured().await => {}
+                None if !measured && world.becomes_measured().await => {}
                 None => return Err(End::Fatal(ProxyError::NoNodeAvailable)),
             }
         }

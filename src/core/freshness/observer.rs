@@ -136,6 +136,11 @@ impl Observed {
 }
 
 impl ClusterObserver {
+    /// Judges by these bounds from the next snapshot on.
+    pub const fn judge_by(&mut self, bounds: RotationBounds) {
+        self.bounds = bounds;
+    }
+
     /// An observer that has seen nothing yet.
     pub fn new(entries: Vec<NodeEntry>, bounds: RotationBounds) -> Self {
         let unseen = |entry| Observed {

@@ -407,6 +407,18 @@ fn without_a_primary_writes_are_refused_and_reads_go_on() {
 }
 
 #[test]
+fn no_primary_means_little_while_a_node_was_not_asked() {
+    let mut scene = Scene::new();
+    let node = &mut scene.snapshot.nodes[P.index()];
+    (node.role, node.eligibility) = (NodeRole::Unknown, Eligibility::Unmeasured);
+    scene.snapshot.primary = None;
+    let decide = |scene: &Scene| scene.decide(everywhere(scene.now), Patience::Exhausted);
+    assert_eq!(decide(&scene), Decision::Refuse(NoRoute::Unmeasured));
+    scene.snapshot.nodes[P.index()].eligibility = Eligibility::Unreachable;
+    assert_eq!(decide(&scene), Decision::Refuse(NoRoute::NoPrimary));
+}
+
+#[test]
 fn a_node_that_failed_the_statement_is_not_tried_again() {
     let scene = Scene::new();
     let mut request = RouteRequest {

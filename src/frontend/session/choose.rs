@@ -72,9 +72,9 @@ impl Session {
                     self.note_displaced(&request, route);
                     return Ok((route, self.incarnation_of(route.node)));
                 }
-                Decision::Refuse(NoRoute::NoPrimary)
+                Decision::Refuse(NoRoute::Unmeasured)
                     if self.cluster.world.becomes_measured().await => {}
-                Decision::Refuse(NoRoute::NoPrimary) => {
+                Decision::Refuse(NoRoute::NoPrimary | NoRoute::Unmeasured) => {
                     return Err(Failure::Refused(ProxyError::NoNodeAvailable));
                 }
                 Decision::Refuse(NoRoute::NoFreshReplica) => {

@@ -178,7 +178,7 @@ impl Session {
                 facts.push(("route reason".into(), route.reason.as_str().to_owned()));
                 snapshot.node(route.node)
             }
-            Err(NoRoute::NoPrimary) => {
+            Err(NoRoute::NoPrimary | NoRoute::Unmeasured) => {
                 facts.push(refused(&ProxyError::NoNodeAvailable));
                 None
             }

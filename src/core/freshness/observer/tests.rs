@@ -97,6 +97,19 @@ fn measured_replicas_on_the_primarys_timeline_are_eligible() {
 }
 
 #[test]
+fn other_bounds_judge_what_is_known_already() {
+    let mut scene = Scene::healthy();
+    scene.now += Duration::from_millis(500);
+    assert_eq!(scene.judged(A), Eligibility::Eligible);
+    scene.observer.judge_by(RotationBounds {
+        max_staleness: Duration::from_millis(400),
+        max_lag_bytes: 1 << 20,
+    });
+    assert_eq!(scene.judged(A), Eligibility::Lagging);
+    assert_eq!(scene.observer.primary(), Some(P));
+}
+
+#[test]
 fn a_replica_lacks_positions_of_the_elected_primary_on_its_own_timeline_only() {
     let mut scene = Scene::healthy();
     assert_eq!(scene.observer.missing(A), None, "it has all");

@@ -13,7 +13,7 @@ use pgweir::config::{
 };
 use pgweir::control::monitor::watch_cluster;
 use pgweir::control::probe::{Answer, probe_once};
-use pgweir::control::publisher::initial_snapshot;
+use pgweir::control::publisher::{Publisher, initial_snapshot};
 use pgweir::core::policy::{
     Balance, ConsistencyPolicy, MonotonicReads, OnNoReplica, ReadAfterWrite, RoutingPolicy,
     Transactions,
@@ -53,7 +53,8 @@ impl Watched {
         let config = Arc::new(configuration(&servers, "pgweir"));
         let world = Arc::new(ClusterWorld::new(initial_snapshot(&config), Instant::now()));
         let metrics = Metrics::new().cluster(&config);
-        let monitor = tokio::spawn(watch_cluster(config, Arc::clone(&world), metrics));
+        let publisher = Arc::new(Publisher::new(&config, Arc::clone(&world)));
+        let monitor = tokio::spawn(watch_cluster(config, publisher, metrics));
         let watched = Self {
             servers,
             world,
@@ -352,7 +353,8 @@ async fn without_the_privilege_to_see_the_receiver_no_replica_is_trusted() {
     assert!(matches!(report.answer, Answer::Replica(sample, _) if sample.timeline.is_none()));
     let world = Arc::new(ClusterWorld::new(initial_snapshot(&config), Instant::now()));
     let metrics = Metrics::new().cluster(&config);
-    let monitor = tokio::spawn(watch_cluster(config, Arc::clone(&world), metrics));
+    let publisher = Arc::new(Publisher::new(&config, Arc::clone(&world)));
+    let monitor = tokio::spawn(watch_cluster(config, publisher, metrics));
     let measured = world.routing.wait_for(|snapshot| {
         let replica = snapshot.nodes[1].clone();
         (snapshot.primary.is_some() && replica.role == NodeRole::Replica).then_some(replica)

@@ -56,8 +56,11 @@ async fn stage() -> &'static Stage {
         .get_or_init(|| async {
             let options = ClusterOptions::new(2).with_setting("max_prepared_transactions", "10");
             let cluster = LocalCluster::start(options).await.unwrap();
+            // The privileges of the schema public are those of 15 and later.
             let roles = "CREATE ROLE root SUPERUSER LOGIN PASSWORD 'root'; \
-                         CREATE ROLE other LOGIN PASSWORD 'other'; GRANT other TO app";
+                         CREATE ROLE other LOGIN PASSWORD 'other'; GRANT other TO app; \
+                         REVOKE CREATE ON SCHEMA public FROM PUBLIC; \
+                         GRANT CREATE ON SCHEMA public TO app";
             cluster.superuser_sql(0, roles).await.unwrap();
             let table = "CREATE TABLE public.t (id int PRIMARY KEY, v text); \
                          INSERT INTO public.t SELECT i, 'v' || i FROM generate_series(1, 10) i; \

@@ -240,7 +240,7 @@ impl Link {
                 self.to_server.writer().extend_from_slice(&SYNC);
                 self.replies.push(Expected::Query(Disposition::Discard));
             }
-            (SegmentEnd::Flush, Batch::Open | Batch::Closed) => {
+            (SegmentEnd::Flush, Batch::Open(_) | Batch::Closed) => {
                 // A batch that ends without Flush (a Query follows) still has to be answered.
                 self.to_server.writer().extend_from_slice(&FLUSH);
             }

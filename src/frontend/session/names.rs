@@ -20,7 +20,6 @@ use super::link::{Link, Pause};
 use super::plan::Plan;
 use super::prologue::Unprepared;
 use super::reading::{Detour, Ground, SegmentReading};
-use super::settle::Batch;
 use super::translate::Destination;
 use super::{Session, SessionEnd, now, own};
 use crate::core::residue::SettingNames;
@@ -63,7 +62,7 @@ impl Session {
         if !link.must_adopt_names(plan) {
             return Ok(());
         }
-        if link.batch == Batch::Open {
+        if link.batch.is_open() {
             self.adopt_in_batch(link);
             return Ok(());
         }
@@ -266,7 +265,7 @@ impl Link {
 
     /// Whether the connection does not know the names and can be told them between two batches.
     pub(super) fn can_adopt_names(&self) -> bool {
-        self.may_adopt_names() && self.route.role == NodeRole::Primary && self.batch != Batch::Open
+        self.may_adopt_names() && self.route.role == NodeRole::Primary && !self.batch.is_open()
     }
 
     fn may_adopt_names(&self) -> bool {

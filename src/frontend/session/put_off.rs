@@ -8,7 +8,6 @@ use super::link::Link;
 use super::names::Names;
 use super::plan::{Needs, Plan};
 use super::serve::Extent;
-use super::settle::Batch;
 use super::{Session, SessionEnd, own};
 use crate::core::classify::deallocated_name;
 use crate::core::statement::{Chain, SessionEffect, TransactionControl, TransactionModes};
@@ -121,7 +120,7 @@ impl Session {
     /// What pgweir does itself with a segment that runs `text` and nothing else, or another one;
     /// `None` if a node is needed.
     pub(super) fn control_of(&self, plan: &Plan, text: Option<&[u8]>) -> Option<Control> {
-        let node_waits = |link: &Link| !link.is_quiet() || link.batch == Batch::Open;
+        let node_waits = |link: &Link| !link.is_quiet() || link.batch.is_open();
         if self.link.as_deref().is_some_and(node_waits) {
             return None;
         }

@@ -80,7 +80,7 @@ impl Session {
         self.look_at_options(&plan, extent.end);
         self.take_up(&plan, extent);
         let node_waits = |link: &Link| {
-            let for_sync = link.batch == Batch::Open && extent.end == SegmentEnd::Sync;
+            let for_sync = link.batch.is_open() && extent.end == SegmentEnd::Sync;
             let for_names = link.names == Names::Client && extent.end != SegmentEnd::Query;
             for_sync || for_names || !link.is_quiet()
         };

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::block::{Discarded, OpenBlock, Savepoints, Wrote};
 use super::link::{Link, Undone};
 use super::names::Names;
-use super::plan::Plan;
+use super::plan::{Needs, Plan};
 use super::serve::Extent;
 use super::state::{Backslashes, LastRoute};
 use super::{Session, SessionEnd, Skipping, now};
@@ -30,11 +30,31 @@ const FEATURE_NOT_SUPPORTED: SqlState = SqlState(*b"0A000");
 pub(super) enum Batch {
     /// It does not.
     Closed,
-    /// It does: messages were sent on with a Flush, or their Sync was ignored.
-    Open,
+    /// It does.
+    Open(Last),
     /// It does not, although the client has sent no Sync yet: nothing but Parse and Describe was sent,
     /// and pgweir has ended the batch itself.
     ClosedEarly,
+}
+
+/// What a node that waits for a Sync has read last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Last {
+    /// Messages with a Flush, or with a Sync that it has ignored.
+    Messages,
+    /// A Query or a `FunctionCall`, which has left the transaction of the batch before it open.
+    Query,
+    /// A Sync behind that: it says that it is idle and has ended nothing, so that the next statement fails
+    /// (18.4: `finish_xact_command` finds no command that was started, `src/backend/tcop/postgres.c`). Only
+    /// this client is to meet that.
+    Sync,
+}
+
+impl Batch {
+    /// Whether the node waits for a Sync.
+    pub(super) const fn is_open(self) -> bool {
+        matches!(self, Self::Open(_))
+    }
 }
 
 /// What became of settings that were changed in a transaction.
@@ -100,7 +120,7 @@ impl Session {
         if is_open && was_open && link.replayed.is_some() && ends_transactions(plan) {
             Box::pin(self.replay_anew(&mut link)).await;
         }
-        if is_open || link.batch == Batch::Open {
+        if is_open || link.batch.is_open() {
             if link.route.role != NodeRole::Replica {
                 block.begun_under = None;
             } else if let Some(begin) = put_off {
@@ -145,7 +165,7 @@ impl Session {
     fn batch_behind(&mut self, link: &Link, plan: &Plan, extent: Extent) -> Batch {
         let outcome = link.scanner.outcome;
         match (extent.end, link.batch) {
-            _ if outcome.has(Outcome::SYNC_IGNORED) => Batch::Open,
+            _ if outcome.has(Outcome::SYNC_IGNORED) => Batch::Open(Last::Messages),
             _ if outcome.has(Outcome::CLIENT_SKIPS) => {
                 self.skipping = Skipping::UntilSync;
                 Batch::Closed
@@ -156,14 +176,19 @@ impl Session {
                 }
                 Batch::Closed
             }
-            (SegmentEnd::Flush, Batch::Open | Batch::Closed) => Batch::Open,
-            // The Query may have left the transaction of the batch before it open.
-            (SegmentEnd::Query, before)
-                if (before == Batch::Open || plan.opens_portal())
+            (SegmentEnd::Flush, Batch::Open(_) | Batch::Closed) => Batch::Open(Last::Messages),
+            // It may have left the transaction of the batch before it open.
+            (SegmentEnd::Query | SegmentEnd::FunctionCall, before)
+                if (before.is_open() || plan.opens_portal())
                     && link.scanner.status == TransactionStatus::InTransaction
                     && link.lease.keeps_batches_open() =>
             {
-                Batch::Open
+                Batch::Open(Last::Query)
+            }
+            (SegmentEnd::Sync, Batch::Open(Last::Query | Last::Sync))
+                if plan.needs == Needs::Nothing =>
+            {
+                Batch::Open(Last::Sync)
             }
             _ => Batch::Closed,
         }

@@ -53,6 +53,11 @@ pub enum Begun {
     UntilWrite,
 }
 
+/// Whether it is one that can begin again elsewhere, as long as it has only read.
+pub const fn is_movable(begun: Begun) -> bool {
+    matches!(begun, Begun::Yes(modes) if modes.isolation.is_none())
+}
+
 /// Whether a block with these modes may begin on a replica and go on elsewhere: each of its statements
 /// has a snapshot of its own, unless the role's default is another one.
 pub fn may_move(modes: TransactionModes) -> bool {

@@ -44,6 +44,8 @@ pub struct ReplyScanner {
     pub status: TransactionStatus,
     /// The SQLSTATE of the last error since [`Self::begin`].
     pub last_error: Option<SqlState>,
+    /// The message with which the node has ended the connection in answer to a query of pgweir's own.
+    pub own_fatal: Option<Box<[u8]>>,
     /// Named statements whose Parse failed since [`Self::begin`].
     pub unparsed: Vec<u64>,
     /// What became of the client's Parse and Close messages with a name since [`Self::begin`], in order.
@@ -108,6 +110,7 @@ impl Default for ReplyScanner {
             outcome: Outcome::default(),
             status: TransactionStatus::Idle,
             last_error: None,
+            own_fatal: None,
             unparsed: Vec::new(),
             changes: Vec::new(),
             unnamed: Vec::new(),
@@ -137,6 +140,7 @@ impl ReplyScanner {
         self.hold = hold;
         self.outcome = Outcome::default();
         self.last_error = None;
+        self.own_fatal = None;
         self.unparsed.clear();
         self.changes.clear();
         self.unnamed.clear();

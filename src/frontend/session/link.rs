@@ -84,7 +84,7 @@ pub(super) struct Link {
     from_server: Buffer,
     scanned: usize,
     spans: Vec<Span>,
-    to_client: Output,
+    pub(super) to_client: Output,
     /// Counts the statement until the link is parked or gone.
     pub(super) under_way: Option<UnderWay>,
     /// Held from the moment DDL is sent until its transaction has ended and been noted, or is lost.

@@ -2,16 +2,20 @@
 
 use std::io;
 
+use tokio::io::AsyncWriteExt;
+
 use super::block::{OpenBlock, Wrote};
 use super::link::Link;
+use super::outgoing::Output;
 use super::{Session, SessionEnd};
 use crate::backend::cancel::CancelTarget;
 use crate::core::snapshot::NodeRole;
 use crate::frontend::error::ProxyError;
-use crate::protocol::backend::SqlState;
+use crate::protocol::backend::{SqlState, tag};
 use crate::protocol::description::Comparison;
 use crate::protocol::frame::FrameHeader;
 use crate::protocol::frontend::tag::TERMINATE;
+use crate::protocol::message::write_message;
 use crate::protocol::replies::{ErrorKind, Outcome, UnexpectedReply};
 
 /// What the relay is to do.
@@ -75,6 +79,32 @@ impl Session {
                 );
                 link.end_of_session(self.block.as_deref())
             }
+        }
+    }
+
+    /// The same while pgweir asks something behind all answers: the client gets what it would have got from a
+    /// node that ends an idle connection.
+    pub(super) async fn lost_behind_answer(
+        &mut self,
+        link: &mut Link,
+        error: &LinkError,
+    ) -> SessionEnd {
+        let Some(body) = link.scanner.own_fatal.take() else {
+            return self.lost(link, error);
+        };
+        let _ = self.registration.clear_target();
+        if !matches!(link.to_client, Output::Nothing) {
+            return link.end_of_session(self.block.as_deref());
+        }
+        let mut message = Vec::with_capacity(body.len() + 5);
+        write_message(&mut message, tag::ERROR, |out| out.extend_from_slice(&body));
+        let sent = async {
+            self.client.write_all(&message).await?;
+            self.client.flush().await
+        };
+        match sent.await {
+            Ok(()) => SessionEnd::Told,
+            Err(_) => SessionEnd::Closed,
         }
     }
 

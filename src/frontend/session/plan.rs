@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::core::router::{RouteReason, Target};
-use crate::core::segment::{Begun, target};
+use crate::core::segment::{Begun, is_movable, target};
 use crate::core::statement::{
     AccessMode, Asks, CatalogEffect, Classification, Consistency, Hint, OptionUse, PinReason,
     Reason, SessionEffect, SettingChange, StatementVerdict, TransactionControl,
@@ -238,6 +238,10 @@ impl Plan {
     /// Where the segment may run in `mode`, in a block that no node has seen yet.
     pub(super) fn target(&self, mode: Consistency, begun: Begun) -> Target {
         match self.needs {
+            // Else the block could not leave the replica, which has the portal.
+            Needs::Node if is_movable(begun) && self.opens_named_portal() => {
+                Target::Primary(RouteReason::Transaction)
+            }
             Needs::Nothing | Needs::Node => {
                 target(self.texts.iter().map(AsRef::as_ref), mode, begun)
             }

@@ -14,7 +14,7 @@ use super::{Session, SessionEnd};
 use crate::core::router::{RouteReason, RouteRequest};
 use crate::core::segment::{may_join_replica_block, may_stay_on_replica};
 use crate::core::snapshot::NodeRole;
-use crate::core::statement::{AccessMode, StatementVerdict, TransactionControl};
+use crate::core::statement::{AccessMode, StatementVerdict, TransactionControl, TransactionModes};
 use crate::frontend::cluster::DefaultIsolation;
 use crate::frontend::error::ProxyError;
 use crate::protocol::backend::TransactionStatus;
@@ -175,10 +175,12 @@ impl Session {
     }
 }
 
-/// Whether everything in the segment may run in a read-only block on a replica.
+/// Whether everything in the segment may run in a read-only block on a replica. What a named portal has
+/// left is fetched from the node that has it, so that the block could not be moved any more.
 fn joins_replica_block(plan: &Plan) -> bool {
     let texts = &plan.texts;
     plan.needs != Needs::Primary
+        && !plan.opens_named_portal()
         && texts.iter().all(|text| {
             let understood = !text.statements.is_empty() || text.access == AccessMode::ReadOnly;
             understood && text.statements.iter().all(may_join_replica_block)
@@ -189,8 +191,16 @@ fn joins_replica_block(plan: &Plan) -> bool {
 /// Whether all that the segment does is to choose modes of the transaction.
 fn changes_modes(plan: &Plan) -> bool {
     let mut statements = plan.texts.iter().flat_map(|text| text.statements.iter());
-    let chooses =
-        |one: &StatementVerdict| matches!(one.transaction, TransactionControl::SetModes(_));
+    let chooses = |one: &StatementVerdict| match one.transaction {
+        TransactionControl::SetModes(_) => true,
+        // A warning, and the same attempt.
+        TransactionControl::Begin(modes) => modes != TransactionModes::default(),
+        TransactionControl::None
+        | TransactionControl::Commit(_)
+        | TransactionControl::Rollback(_)
+        | TransactionControl::Savepoint
+        | TransactionControl::TwoPhase => false,
+    };
     !plan.texts.is_empty() && plan.needs == Needs::Node && statements.all(chooses)
 }
 

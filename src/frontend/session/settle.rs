@@ -130,6 +130,9 @@ impl Session {
                 block.begun = begun_modes(plan);
                 block.begun_under = self.current_catalog();
             }
+            if plan.opens_named_portal() {
+                block.begun = None;
+            }
             self.block = Some(block);
         } else {
             let began = if was_open {

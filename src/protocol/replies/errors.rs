@@ -26,6 +26,9 @@ impl ReplyScanner {
         match replies.head() {
             Some(_) if is_own => {
                 self.outcome.add(Outcome::OWN_QUERY_FAILED);
+                if is_fatal {
+                    self.own_fatal = body.map(Into::into);
+                }
                 Disposition::Discard
             }
             Some(Expected::Query(Disposition::Forward)) => {

@@ -2,6 +2,8 @@
 
 #![cfg(test)]
 
+#[path = "prepared/blocks.rs"]
+mod blocks;
 mod harness;
 #[path = "prepared/long.rs"]
 mod long;

@@ -5,6 +5,8 @@
 #[path = "isolation/code.rs"]
 mod code;
 mod harness;
+#[path = "isolation/logins.rs"]
+mod logins;
 #[path = "isolation/misread.rs"]
 mod misread;
 #[path = "isolation/options.rs"]

@@ -1,6 +1,7 @@
 //! What a server connection is opened with.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use crate::backend::error::ConnectError;
 use crate::limits::STARTUP_PACKET_BYTES;
@@ -21,7 +22,13 @@ pub struct StartupParameters {
     /// Sorted by name, each name once.
     pairs: Vec<(String, String)>,
     replication: Replication,
+    era: LoginEra,
 }
+
+/// How often the logins of roles had changed when a client came: a connection that was opened for one that
+/// came earlier may be another role's by now, or one that may not log in any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct LoginEra(pub u64);
 
 impl StartupParameters {
     /// Takes the parameters as a client sent them; of a repeated name the last value counts, as in
@@ -42,7 +49,23 @@ impl StartupParameters {
             fingerprint: hasher.finish(),
             pairs,
             replication: Replication::None,
+            era: LoginEra::default(),
         }
+    }
+
+    /// The same, for a client that has come in `era`.
+    #[must_use]
+    pub fn in_era(self: &Arc<Self>, era: LoginEra) -> Arc<Self> {
+        if self.era == era {
+            return Arc::clone(self);
+        }
+        let mut hasher = DefaultHasher::new();
+        (self.fingerprint, era).hash(&mut hasher);
+        Arc::new(Self {
+            fingerprint: hasher.finish(),
+            era,
+            ..Self::clone(self)
+        })
     }
 
     /// The same, for a connection that is to speak another protocol.

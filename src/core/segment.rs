@@ -260,7 +260,7 @@ fn reason_of(reason: Reason) -> RouteReason {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::statement::{CatalogEffect, Hint, OptionUse};
+    use crate::core::statement::{CatalogEffect, Hint, Logins, OptionUse};
 
     fn verdict(access: AccessMode, transaction: TransactionControl) -> StatementVerdict {
         StatementVerdict {
@@ -288,6 +288,7 @@ mod tests {
             catalog: CatalogEffect::None,
             hint: Hint::default(),
             options: OptionUse::default(),
+            logins: Logins::Kept,
         }
     }
 

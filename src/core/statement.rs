@@ -416,6 +416,19 @@ pub struct Classification {
     pub hint: Hint,
     /// What it has to do with customized options.
     pub options: OptionUse,
+    /// Whether it may change as what a role logs in.
+    pub logins: Logins,
+}
+
+/// Whether a role's next login may be another one's, or be refused: connections that were opened earlier are
+/// not what it would get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Logins {
+    /// It is as before.
+    #[default]
+    Kept,
+    /// DROP ROLE, or ALTER ROLE with a new name, password, attribute or date.
+    Changed,
 }
 
 /// What a text has to do with customized options (manual, "Customized Options"): a server connection keeps

@@ -14,6 +14,7 @@ use crate::core::snapshot::NodeId;
 use crate::core::statement::CatalogEffect;
 use crate::frontend::causal_keys::CausalKeys;
 use crate::frontend::classification::LearnedWrites;
+use crate::frontend::logins::Logins;
 use crate::frontend::spill::SpillShares;
 use crate::frontend::statements::{StatementNumbers, StatementRegistry};
 use crate::limits::CATALOGS_PER_CLUSTER;
@@ -51,6 +52,8 @@ pub struct ClusterMemory {
     pub spill: SpillShares,
     /// Reads that could have been audited.
     auditable: AtomicU32,
+    /// How often the logins of roles have changed.
+    pub logins: Arc<Logins>,
 }
 
 /// The isolation level of a block that names none.
@@ -74,6 +77,7 @@ impl ClusterMemory {
             isolations: Mutex::default(),
             spill: SpillShares::default(),
             auditable: AtomicU32::new(0),
+            logins: Arc::default(),
         }
     }
 
@@ -88,6 +92,7 @@ impl ClusterMemory {
         });
         Self {
             list,
+            logins: Arc::new(Logins::following(&old.logins)),
             learned: Mutex::new(learned.collect()),
             statements: StatementRegistry::following(&old.statements),
             ..Self::new(nodes, numbers, Arc::clone(&old.keys))

@@ -10,6 +10,7 @@ pub mod ends;
 pub mod error;
 pub mod handshake;
 pub mod listener;
+pub mod logins;
 pub mod options;
 pub mod replication;
 pub mod session;

@@ -14,7 +14,7 @@ use alter::Change;
 use super::lexer::{Kind, Piece};
 use super::references::operator_name;
 use crate::core::catalog::is_server_type;
-use crate::core::statement::{CatalogEffect, TouchedKind, TouchedName};
+use crate::core::statement::{CatalogEffect, Logins, TouchedKind, TouchedName};
 
 /// Objects on which no verdict depends; sorted.
 const WITHOUT_READERS: [&str; 23] = [
@@ -68,6 +68,28 @@ pub(super) fn effect(pieces: &[Piece<'_>]) -> CatalogEffect {
         }
         Some("alter") => reader.alter(),
         _ => CatalogEffect::MayChange,
+    }
+}
+
+/// Whether the statement changes as what roles log in (manual, "ALTER ROLE" and "DROP ROLE").
+pub(super) fn logins(pieces: &[Piece<'_>]) -> Logins {
+    let [command, kind, rest @ ..] = pieces else {
+        return Logins::Kept;
+    };
+    let is_role = kind.is("role")
+        || kind.is("group")
+        || (kind.is("user") && !rest.first().is_some_and(|next| next.is("mapping")));
+    // Settings are for connections that begin later, and members are looked up when they matter.
+    let is_kept = |next: &Piece<'_>| {
+        ["set", "reset", "in", "add"]
+            .iter()
+            .any(|word| next.is(word))
+    };
+    let changes = command.is("drop") || (command.is("alter") && !rest.get(1).is_some_and(is_kept));
+    if is_role && changes {
+        Logins::Changed
+    } else {
+        Logins::Kept
     }
 }
 

@@ -11,7 +11,9 @@ use super::session::{self, Outcome};
 use super::tokens;
 use super::transaction::{self, Clarity};
 use crate::core::residue::SettingNames;
-use crate::core::statement::{CatalogEffect, PinReason, Reason, SessionEffect, TransactionControl};
+use crate::core::statement::{
+    CatalogEffect, Logins, PinReason, Reason, SessionEffect, TransactionControl,
+};
 
 /// What the text says of one statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +27,7 @@ pub(super) struct StatementFacts {
     pub(super) configures: SettingNames,
     /// What it has to do with customized options.
     pub(super) options: StatementOptions,
+    pub(super) logins: Logins,
 }
 
 /// Whether the statement can be a read.
@@ -53,6 +56,7 @@ impl StatementFacts {
             references,
             configures: SettingNames::default(),
             options: StatementOptions::default(),
+            logins: Logins::Kept,
         }
     }
 
@@ -359,7 +363,10 @@ fn definition(sql: &[u8], pieces: &[Piece<'_>]) -> StatementFacts {
             .with_effect(effect)
             .pinned(PinReason::SqlPrepare)
     } else {
-        StatementFacts::new(proof, calls).with_effect(effect)
+        StatementFacts {
+            logins: ddl::logins(pieces),
+            ..StatementFacts::new(proof, calls).with_effect(effect)
+        }
     }
 }
 

@@ -39,6 +39,12 @@ pub fn judge(
         catalog: effect,
         hint: analysis.hint.clone(),
         options: options::judged(analysis, catalog),
+        logins: analysis
+            .statements
+            .iter()
+            .map(|facts| facts.logins)
+            .max()
+            .unwrap_or_default(),
         statements,
     };
     if analysis.hint.route_primary.is_some() && classification.access == AccessMode::ReadOnly {

@@ -7,7 +7,7 @@ use super::reading::BlockReading;
 use crate::core::catalog::Catalog;
 use crate::core::snapshot::NodeRole;
 use crate::core::statement::{
-    AccessMode, CatalogEffect, Reason, SessionEffect, SettingChange, StatementVerdict,
+    AccessMode, CatalogEffect, Logins, Reason, SessionEffect, SettingChange, StatementVerdict,
     TransactionControl, TransactionModes,
 };
 
@@ -28,6 +28,8 @@ pub(super) struct OpenBlock {
     pub(super) reading: BlockReading,
     /// What it may have changed in the catalog.
     pub(super) catalog: CatalogEffect,
+    /// Whether it has changed as what roles log in, if it commits.
+    pub(super) logins: Logins,
     /// The catalog when it was begun on a replica. Its statements are judged by it: DDL on the primary
     /// must not end a block that reads.
     pub(super) begun_under: Option<Arc<Catalog>>,

@@ -279,7 +279,7 @@ impl Session {
             node: NodeId(0),
             database: parts.database,
             user: Arc::from(parts.user.name.as_str()),
-            startup: parts.startup,
+            startup: parts.startup.in_era(parts.cluster.shared.logins.era()),
         };
         Self {
             id: rand::random(),

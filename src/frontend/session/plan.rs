@@ -6,8 +6,8 @@ use std::sync::Arc;
 use crate::core::router::{RouteReason, Target};
 use crate::core::segment::{Begun, is_movable, target};
 use crate::core::statement::{
-    AccessMode, Asks, CatalogEffect, Classification, Consistency, Hint, OptionUse, PinReason,
-    Reason, SessionEffect, SettingChange, StatementVerdict, TransactionControl,
+    AccessMode, Asks, CatalogEffect, Classification, Consistency, Hint, Logins, OptionUse,
+    PinReason, Reason, SessionEffect, SettingChange, StatementVerdict, TransactionControl,
 };
 use crate::frontend::classification::CachedText;
 use crate::frontend::error::ProxyError;
@@ -460,6 +460,7 @@ pub(super) fn unread(catalog: CatalogEffect) -> Arc<Classification> {
             asks: Asks::Code,
             ..OptionUse::default()
         },
+        logins: Logins::Kept,
     })
 }
 

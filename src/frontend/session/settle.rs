@@ -16,7 +16,7 @@ use crate::core::causality::keys::Effect;
 use crate::core::residue::SettingNames;
 use crate::core::segment::may_move;
 use crate::core::snapshot::NodeRole;
-use crate::core::statement::{PinReason, TransactionControl, TransactionModes};
+use crate::core::statement::{Logins, PinReason, TransactionControl, TransactionModes};
 use crate::frontend::cancel_keys::Asked;
 use crate::protocol::backend::{SqlState, TransactionStatus};
 use crate::protocol::replies::{Outcome, Verdict};
@@ -95,6 +95,8 @@ impl Session {
         for statement in plan.executed.iter().flat_map(|text| text.statements.iter()) {
             block.note(statement, link.route.role);
         }
+        let logins = plan.executed.iter().map(|text| text.logins).max();
+        block.logins = block.logins.max(logins.unwrap_or_default());
         if link.scanner.outcome.has(Outcome::DISCARDED_ALL) {
             self.discard_all(&mut link);
             block.discarded = Discarded::Yes;
@@ -249,6 +251,10 @@ impl Session {
         let outcome = link.scanner.outcome;
         if let Some(changing) = link.changing.take() {
             changing.settle();
+        }
+        if block.logins == Logins::Changed {
+            let logins = &self.cluster.shared.logins;
+            logins.change(self.policies.routing.max_staleness);
         }
         if block.discarded == Discarded::Yes {
             let undone = outcome.has(Outcome::ERROR) || outcome.has(Outcome::ROLLED_BACK);

@@ -1,4 +1,5 @@
 use super::super::analyse;
+use crate::core::statement::Logins;
 use crate::core::statement::{CatalogEffect, TouchedKind};
 
 /// Every name that is touched, functions with `()`; `*` for all there are.
@@ -294,4 +295,35 @@ fn a_text_that_is_not_read_whole_may_touch_everything() {
         "*"
     );
     assert_eq!(touched("create table t (a text default 'open"), "*");
+}
+
+#[test]
+fn what_roles_log_in_as_changes_with_their_names_and_attributes() {
+    for (sql, expected) in [
+        ("DROP ROLE a", Logins::Changed),
+        ("drop user if exists a, b", Logins::Changed),
+        ("DROP GROUP a", Logins::Changed),
+        ("ALTER ROLE a RENAME TO b", Logins::Changed),
+        ("ALTER USER a NOLOGIN", Logins::Changed),
+        ("ALTER USER \"set\" WITH PASSWORD 'x'", Logins::Changed),
+        (
+            "SELECT 1; ALTER ROLE a VALID UNTIL 'tomorrow'",
+            Logins::Changed,
+        ),
+        ("ALTER ROLE a SET work_mem = '1MB'", Logins::Kept),
+        ("ALTER ROLE ALL IN DATABASE d RESET ALL", Logins::Kept),
+        ("ALTER GROUP a ADD USER b", Logins::Kept),
+        ("DROP USER MAPPING FOR a SERVER s", Logins::Kept),
+        (
+            "ALTER USER MAPPING FOR a SERVER s OPTIONS (SET user 'x')",
+            Logins::Kept,
+        ),
+        ("CREATE ROLE a", Logins::Kept),
+        ("DROP TABLE role", Logins::Kept),
+        ("SELECT 'DROP ROLE a'", Logins::Kept),
+    ] {
+        let analysis = crate::core::classify::analyse(sql.as_bytes());
+        let found = analysis.statements.iter().map(|facts| facts.logins).max();
+        assert_eq!(found, Some(expected), "{sql}");
+    }
 }

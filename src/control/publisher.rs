@@ -61,7 +61,7 @@ impl Publisher {
 
     /// Judges the nodes by the policies of `cluster` from now on, which has the same nodes.
     pub fn judge_by(&self, cluster: &ClusterConfig) {
-        self.observe(|observer| observer.judge_by(bounds(cluster)));
+        self.observe(|observer| observer.bounds = bounds(cluster));
     }
 
     pub(super) fn world(&self) -> &ClusterWorld {

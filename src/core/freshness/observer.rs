@@ -44,7 +44,8 @@ pub struct NodeEntry {
 #[derive(Debug)]
 pub struct ClusterObserver {
     nodes: Vec<Observed>,
-    bounds: RotationBounds,
+    /// What the nodes are judged by from the next snapshot on.
+    pub bounds: RotationBounds,
     /// The highest timeline that any node of the cluster's system was seen on.
     highest_timeline: u32,
     /// The elected primary.
@@ -136,11 +137,6 @@ impl Observed {
 }
 
 impl ClusterObserver {
-    /// Judges by these bounds from the next snapshot on.
-    pub const fn judge_by(&mut self, bounds: RotationBounds) {
-        self.bounds = bounds;
-    }
-
     /// An observer that has seen nothing yet.
     pub fn new(entries: Vec<NodeEntry>, bounds: RotationBounds) -> Self {
         let unseen = |entry| Observed {

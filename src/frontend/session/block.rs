@@ -7,8 +7,8 @@ use super::reading::BlockReading;
 use crate::core::catalog::Catalog;
 use crate::core::snapshot::NodeRole;
 use crate::core::statement::{
-    AccessMode, CatalogEffect, Logins, Reason, SessionEffect, SettingChange, StatementVerdict,
-    TransactionControl, TransactionModes,
+    AccessMode, CatalogEffect, Classification, Logins, Reason, SessionEffect, SettingChange,
+    StatementVerdict, TransactionControl, TransactionModes,
 };
 
 /// What has happened in the transaction block that is open.
@@ -80,6 +80,14 @@ impl OpenBlock {
             put_off: Some(begin),
             ..Self::default()
         }
+    }
+
+    /// A text has been carried out, or has failed.
+    pub(super) fn note_text(&mut self, text: &Classification, role: NodeRole) {
+        for statement in &text.statements {
+            self.note(statement, role);
+        }
+        self.logins = self.logins.max(text.logins);
     }
 
     /// A statement has been carried out, or has failed.

@@ -92,11 +92,9 @@ impl Session {
         let mut block = self.block.take().unwrap_or_default();
         let put_off = block.put_off.take();
         block.begun = put_off.as_ref().map(|begin| begin.modes).or(block.begun);
-        for statement in plan.executed.iter().flat_map(|text| text.statements.iter()) {
-            block.note(statement, link.route.role);
+        for text in &plan.executed {
+            block.note_text(text, link.route.role);
         }
-        let logins = plan.executed.iter().map(|text| text.logins).max();
-        block.logins = block.logins.max(logins.unwrap_or_default());
         if link.scanner.outcome.has(Outcome::DISCARDED_ALL) {
             self.discard_all(&mut link);
             block.discarded = Discarded::Yes;
@@ -132,9 +130,7 @@ impl Session {
                 block.begun = begun_modes(plan);
                 block.begun_under = self.current_catalog();
             }
-            if plan.opens_named_portal() {
-                block.begun = None;
-            }
+            block.begun = block.begun.filter(|_| !plan.opens_named_portal());
             self.block = Some(block);
         } else {
             let began = if was_open {

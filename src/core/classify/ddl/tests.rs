@@ -322,7 +322,7 @@ fn what_roles_log_in_as_changes_with_their_names_and_attributes() {
         ("DROP TABLE role", Logins::Kept),
         ("SELECT 'DROP ROLE a'", Logins::Kept),
     ] {
-        let analysis = crate::core::classify::analyse(sql.as_bytes());
+        let analysis = analyse(sql.as_bytes());
         let found = analysis.statements.iter().map(|facts| facts.logins).max();
         assert_eq!(found, Some(expected), "{sql}");
     }

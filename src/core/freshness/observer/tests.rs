@@ -101,10 +101,7 @@ fn other_bounds_judge_what_is_known_already() {
     let mut scene = Scene::healthy();
     scene.now += Duration::from_millis(500);
     assert_eq!(scene.judged(A), Eligibility::Eligible);
-    scene.observer.judge_by(RotationBounds {
-        max_staleness: Duration::from_millis(400),
-        max_lag_bytes: 1 << 20,
-    });
+    scene.observer.bounds.max_staleness = Duration::from_millis(400);
     assert_eq!(scene.judged(A), Eligibility::Lagging);
     assert_eq!(scene.observer.primary(), Some(P));
 }

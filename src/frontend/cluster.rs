@@ -147,9 +147,10 @@ impl ClusterMemory {
     pub fn note_isolation(&self, key: PoolKey, isolation: DefaultIsolation) {
         let known = self.isolations.lock();
         let mut known = known.unwrap_or_else(PoisonError::into_inner);
-        if known.len() < CATALOGS_PER_CLUSTER {
-            known.insert(key, isolation);
+        if known.len() >= CATALOGS_PER_CLUSTER && !known.contains_key(&key) {
+            known.clear();
         }
+        known.insert(key, isolation);
     }
 
     /// The learned writes of `database`. When there are too many databases, the last ones share.

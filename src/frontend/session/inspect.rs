@@ -303,7 +303,7 @@ impl Session {
             Ok(Pause::Input | Pause::HeldError(..) | Pause::Compared(_)) => {
                 return Ok(Asked::Refused);
             }
-            Err(error) => return Err(self.lost_behind_answer(link, &error).await),
+            Err(error) => return Err(self.lost(link, &error)),
         }
         if link.scanner.outcome.has(Outcome::FATAL) {
             return Err(SessionEnd::Told);

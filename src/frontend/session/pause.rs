@@ -82,30 +82,28 @@ impl Session {
         }
     }
 
-    /// The same while pgweir asks something behind all answers: the client gets what it would have got from a
-    /// node that ends an idle connection.
-    pub(super) async fn lost_behind_answer(
+    /// Asks what is left behind all answers. If the node ends the connection meanwhile, the client gets what it
+    /// would have got from one that ends an idle connection.
+    pub(super) async fn inspect_behind_answer(
         &mut self,
         link: &mut Link,
-        error: &LinkError,
-    ) -> SessionEnd {
-        let Some(body) = link.scanner.own_fatal.take() else {
-            return self.lost(link, error);
+    ) -> Result<(), SessionEnd> {
+        let Err(end) = self.inspect(link).await else {
+            return Ok(());
         };
-        let _ = self.registration.clear_target();
-        if !matches!(link.to_client, Output::Nothing) {
-            return link.end_of_session(self.block.as_deref());
-        }
+        let (Some(body), Output::Nothing) = (link.scanner.own_fatal.take(), &link.to_client) else {
+            return Err(end);
+        };
         let mut message = Vec::with_capacity(body.len() + 5);
         write_message(&mut message, tag::ERROR, |out| out.extend_from_slice(&body));
         let sent = async {
             self.client.write_all(&message).await?;
             self.client.flush().await
         };
-        match sent.await {
+        Err(match sent.await {
             Ok(()) => SessionEnd::Told,
             Err(_) => SessionEnd::Closed,
-        }
+        })
     }
 
     /// The client has gone: what runs for it is not needed any more, unless it said goodbye behind

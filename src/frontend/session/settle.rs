@@ -147,7 +147,7 @@ impl Session {
         }
         if self.must_inspect(&link) {
             // Boxed: hardly any segment comes here, and every idle session would keep room for it.
-            Box::pin(self.inspect(&mut link)).await?;
+            Box::pin(self.inspect_behind_answer(&mut link)).await?;
         }
         self.keep_or_return(link, at);
         Ok(())

@@ -1,6 +1,5 @@
 use super::super::analyse;
-use crate::core::statement::Logins;
-use crate::core::statement::{CatalogEffect, TouchedKind};
+use crate::core::statement::{CatalogEffect, Logins, TouchedKind};
 
 /// Every name that is touched, functions with `()`; `*` for all there are.
 fn touched(sql: &str) -> String {
